@@ -1,0 +1,325 @@
+"""What a gadget is: typed parameters and one generator; how gadgets are chained.
+
+A gadget is a class with parameters declared once and a ``__call__`` that turns a `Stream` of items into an iterator of items::
+
+    class RemoveOversampling(Gadget):
+        \"\"\"Crop the readout to the recon matrix.\"\"\"
+
+        pad_to: int | None = parameter(None, unit="samples", help="round the kept length up to this multiple")
+
+        def __call__(self, items: Stream) -> Iterator[Item]:
+            for acquisition in items.of(Acquisition):
+                yield crop(acquisition, items.header)
+
+From the declaration come parsing of XML property strings, the error for a wrong value or an unknown name, ``reconstream list`` and
+the reference page.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import time
+import typing
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import PydanticUndefined
+
+from gadgets.header import Header
+from gadgets.items import Acquisition, Item, Waveform
+
+T = TypeVar("T", bound=Item)
+
+
+class ParameterError(ValueError):
+    """A property has an unknown name or a value that does not fit; the text names the nearest right name."""
+
+
+class GadgetError(RuntimeError):
+    """A gadget raised. `gadget` is its name in the chain; the original exception is ``__cause__``."""
+
+    def __init__(self, gadget: str, error: BaseException) -> None:
+        super().__init__(f"[{gadget}] {type(error).__name__}: {error}")
+        self.gadget = gadget
+
+
+def parameter(
+    default: Any = ...,
+    *,
+    help: str,
+    unit: str = "",
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    pattern: str | None = None,
+    aliases: tuple[str, ...] = (),
+) -> Any:
+    """Declare a parameter: default (``...`` = must be given), help, unit, bounds, pattern, further names it is known by.
+
+    The type is the annotation; bool, int, float, str, `Literal`, `Optional` and lists of them parse from XML strings (lists are
+    separated by commas or blanks).
+    """
+    return Field(
+        PydanticUndefined if default is ... else default,
+        description=help,
+        ge=ge,
+        gt=gt,
+        le=le,
+        lt=lt,
+        pattern=pattern,
+        json_schema_extra={"unit": unit, "aliases": list(aliases)},
+    )
+
+
+def _split(value: Any) -> Any:
+    return [part for part in re.split(r"[,\s]+", value) if part] if isinstance(value, str) else value
+
+
+def _empty_is_none(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() in ("", "none") else value
+
+
+def _from_string(annotation: Any) -> Any:
+    """The annotation, made to accept an XML property string."""
+    if typing.get_origin(annotation) in (list, tuple):
+        return typing.Annotated[annotation, BeforeValidator(_split)]
+    if type(None) in typing.get_args(annotation):
+        inner = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
+        if any(typing.get_origin(arg) in (list, tuple) for arg in inner):
+            return typing.Annotated[annotation, BeforeValidator(_split), BeforeValidator(_empty_is_none)]
+        return typing.Annotated[annotation, BeforeValidator(_empty_is_none)]
+    return annotation
+
+
+class Gadget:
+    """Base class of gadgets. Subclasses declare parameters and implement ``__call__``.
+
+    ``Gadget(name="...", **properties)``: properties may be values or XML strings. Raises `ParameterError` for an unknown name or a
+    value that does not fit.
+    """
+
+    stock: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(dll, classname) of the Gadgetron gadgets this class stands in for."""
+
+    ignored: ClassVar[tuple[str, ...]] = ()
+    """Stock properties that are accepted without effect (debug output, timing switches)."""
+
+    name: str
+
+    def __init__(self, name: str = "", /, **properties: Any) -> None:
+        self.name = name or type(self).__name__
+        for key, value in vars(self.validate(properties)).items():
+            setattr(self, key, value)
+
+    def __call__(self, items: Stream) -> Iterator[Item]:
+        """Consume `items`, yield items."""
+        raise NotImplementedError(f"{type(self).__name__} has no __call__")
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """The pydantic model of the parameters."""
+        cached = cls.__dict__.get("_model")
+        if cached is not None:
+            return typing.cast("type[BaseModel]", cached)
+        hints = typing.get_type_hints(cls, include_extras=True)
+        fields: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            for key, value in vars(base).items():
+                if type(value).__name__ == "FieldInfo":
+                    fields[key] = (_from_string(hints[key]), value)
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+        model: type[BaseModel] = create_model(cls.__name__, __config__=config, **fields)
+        cls._model = model  # type: ignore[attr-defined]
+        return model
+
+    @classmethod
+    def _aliases(cls) -> dict[str, str]:
+        names: dict[str, str] = {}
+        for key, info in cls.model().model_fields.items():
+            extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+            for alias in typing.cast("list[str]", extra.get("aliases", [])):
+                names[alias] = key
+        return names
+
+    @classmethod
+    def validate(cls, properties: Mapping[str, Any]) -> BaseModel:
+        """Check property names and values. Raises `ParameterError`."""
+        aliases = cls._aliases()
+        known = list(cls.model().model_fields)
+        values: dict[str, Any] = {}
+        for key, value in properties.items():
+            right = aliases.get(key, key)
+            if right in known:
+                values[right] = value
+            elif key not in cls.ignored:
+                near = difflib.get_close_matches(key, [*known, *aliases, *cls.ignored], 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                offer = ", ".join(known) if known else "none"
+                raise ParameterError(f"{cls.__name__} has no property {key!r}{hint} (it has: {offer})")
+        try:
+            return cls.model()(**values)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"property {'.'.join(str(p) for p in e['loc'][:1])!r}: {e['msg']}, got {e.get('input')!r}"
+                if e["type"] != "missing"
+                else f"property {e['loc'][0]!r} must be given"
+                for e in error.errors()
+            )
+            raise ParameterError(f"{cls.__name__}: {problems}") from None
+
+    @classmethod
+    def parameters(cls) -> list[dict[str, Any]]:
+        """One dictionary a parameter for lists and pages: name, type, default, unit, help, bounds."""
+        rows = []
+        hints = typing.get_type_hints(cls)
+        for key, info in cls.model().model_fields.items():
+            extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+            annotation = hints[key]
+            rows.append(
+                {
+                    "name": key,
+                    "type": annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", ""),
+                    "default": None if info.is_required() else info.default,
+                    "required": info.is_required(),
+                    "unit": extra.get("unit", ""),
+                    "help": info.description or "",
+                    "bounds": ", ".join(str(m) for m in info.metadata),
+                }
+            )
+        return rows
+
+
+@dataclass
+class Context:
+    """What the gadgets of one measurement share.
+
+    measurement: id for every log line; header: the measurement header; seconds: exclusive processing time by gadget name;
+    counts: things worth reporting (dropped frames, replaced NaN, ...).
+    """
+
+    header: Header = field(default_factory=Header)
+    measurement: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def log(self) -> logging.LoggerAdapter:
+        """Logger that puts the measurement id before every line."""
+        return _MeasurementLog(logging.getLogger("reconstream"), {"measurement": self.measurement})
+
+    def count(self, what: str, by: int = 1) -> None:
+        """Add to a counter."""
+        self.counts[what] = self.counts.get(what, 0) + by
+
+
+class _MeasurementLog(logging.LoggerAdapter):
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        return f"[{(self.extra or {})['measurement']}] {msg}", kwargs
+
+
+class Stream:
+    """The items that reach a gadget.
+
+    Iterate `of(Type, ...)` to get the items of these types; all others pass the gadget by, in order. Iterating the stream itself
+    yields every item.
+    """
+
+    def __init__(self, items: Iterable[Item], context: Context) -> None:
+        self._items = iter(items)
+        self._passing: deque[Item] = deque()
+        self.context = context
+        self.waited = 0.0
+        self.newest: Item | None = None
+
+    @property
+    def header(self) -> Header:
+        """The measurement header."""
+        return self.context.header
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        start = time.perf_counter()
+        try:
+            item = next(self._items)
+        finally:
+            self.waited += time.perf_counter() - start
+        self.newest = item
+        return item
+
+    def of(self, *types: type[T]) -> Iterator[T]:
+        """The items of these types. Others are put aside and leave before the gadget's next output, in order."""
+        for item in self:
+            if isinstance(item, types):
+                yield item
+            else:
+                self._passing.append(item)
+
+    def take_passing(self) -> Iterator[Item]:
+        """The items that passed the gadget by since the last call (used by the chain runner)."""
+        while self._passing:
+            yield self._passing.popleft()
+
+
+def connect(gadget: Gadget, items: Iterable[Item], context: Context) -> Iterator[Item]:
+    """The gadget's output for `items`: order kept, time accounted, errors named.
+
+    Input that the gadget leaves unread when it returns is read to the end and passed on, so nothing is lost. Raises `GadgetError`
+    naming the gadget that failed.
+    """
+    stream = Stream(items, context)
+    try:
+        outputs = iter(gadget(stream))
+        while True:
+            start, waited = time.perf_counter(), stream.waited
+            try:
+                item = next(outputs)
+            except StopIteration:
+                break
+            finally:
+                spent = time.perf_counter() - start - (stream.waited - waited)
+                context.seconds[gadget.name] = context.seconds.get(gadget.name, 0.0) + spent
+            _stamp(item, stream.newest)
+            yield from stream.take_passing()
+            yield item
+        yield from stream.take_passing()
+        yield from stream
+    except GadgetError:
+        raise
+    except GeneratorExit:
+        raise
+    except Exception as error:
+        raise GadgetError(gadget.name, error) from error
+
+
+def _stamp(item: Item, source: Item | None) -> None:
+    if source is None or item is source:
+        return
+    if not item.received:
+        item.received = source.received
+    if not item.triggered:
+        item.triggered = source.triggered
+        if not item.triggered and not isinstance(item, (Acquisition, Waveform)):
+            item.triggered = time.perf_counter()
+
+
+def run(gadgets: Iterable[Gadget], items: Iterable[Item], context: Context) -> Iterator[Item]:
+    """Chain `gadgets` over `items`. The same call serves every door: server, worker, pipes, offline.
+
+    Raises
+    ------
+    GadgetError
+        When a gadget raises; what it had yielded before has been yielded.
+    """
+    stream: Iterable[Item] = items
+    for gadget in gadgets:
+        stream = connect(gadget, stream, context)
+    return iter(stream)
