@@ -190,10 +190,16 @@ class Gadget:
                     "required": info.is_required(),
                     "unit": extra.get("unit", ""),
                     "help": info.description or "",
-                    "bounds": ", ".join(str(m) for m in info.metadata),
+                    "bounds": _bounds(info.metadata),
                 }
             )
         return rows
+
+
+def _bounds(metadata: Iterable[Any]) -> str:
+    """Bounds of a parameter in words, such as ``>= 1, < 10``."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "pattern": "matches"}
+    return ", ".join(f"{sign} {getattr(m, key)}" for m in metadata for key, sign in signs.items() if getattr(m, key, None) is not None)
 
 
 @dataclass
@@ -276,6 +282,7 @@ def connect(gadget: Gadget, items: Iterable[Item], context: Context) -> Iterator
     naming the gadget that failed.
     """
     stream = Stream(items, context)
+    outputs: Iterator[Item] = iter(())
     try:
         outputs = iter(gadget(stream))
         while True:
@@ -294,10 +301,14 @@ def connect(gadget: Gadget, items: Iterable[Item], context: Context) -> Iterator
         yield from stream
     except GadgetError:
         raise
-    except GeneratorExit:
-        raise
     except Exception as error:
         raise GadgetError(gadget.name, error) from error
+    finally:
+        # A consumer that gives up (client gone) must stop the whole chain now, threads of gadgets included.
+        for source in (outputs, items):
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
 
 
 def _stamp(item: Item, source: Item | None) -> None:
