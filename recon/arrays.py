@@ -1,0 +1,49 @@
+"""Arrays may be NumPy arrays or TensorFlow tensors; these helpers tell them apart without importing TensorFlow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any
+"""A `numpy.ndarray` or a `tensorflow.Tensor`; a function returns the kind it was given."""
+
+
+def is_tensor(*arrays: Any) -> bool:
+    """Tell whether any of `arrays` is a TensorFlow tensor or variable."""
+    tensorflow = sys.modules.get("tensorflow")
+    # While TensorFlow is still being imported by another thread nobody can hold a tensor yet.
+    known = getattr(tensorflow, "is_tensor", None)
+    return known is not None and any(known(array) for array in arrays)
+
+
+def complex_dtype(array: Array) -> np.dtype:
+    """Complex NumPy dtype of the same precision as `array` (complex128 only for 64-bit floats)."""
+    dtype = np.dtype(array.dtype.as_numpy_dtype if is_tensor(array) else array.dtype)
+    return np.dtype(np.complex128 if dtype in (np.float64, np.complex128) else np.complex64)
+
+
+def real_dtype(dtype: np.dtype) -> np.dtype:
+    """Real dtype of the same precision as the complex `dtype`."""
+    return np.dtype(np.float64 if dtype == np.complex128 else np.float32)
+
+
+def through_numpy(function: Callable[..., np.ndarray]) -> Callable[..., Array]:
+    """Let a NumPy function take a tensor as its first argument, eagerly or in a graph (without a gradient).
+
+    The result must have the dtype of the first argument.
+    """
+
+    @wraps(function)
+    def wrapper(array: Array, *args: Any, **kwargs: Any) -> Array:
+        if not is_tensor(array):
+            return function(np.asarray(array), *args, **kwargs)
+        import tensorflow as tf
+
+        return tf.numpy_function(lambda values: function(values, *args, **kwargs), [array], array.dtype)
+
+    return wrapper

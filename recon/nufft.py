@@ -1,0 +1,535 @@
+"""Nonuniform fast Fourier transforms: finufft on the CPU, cufinufft on the GPU.
+
+`Nufft` is a plan over NumPy (or, on the GPU, CuPy) arrays; `nufft` is the differentiable TensorFlow function on top of
+it. Both are orthonormal: with N image pixels, r counted from index n // 2 and trajectory points t in rad/pixel,
+
+    type 2 (image to k-space):   k_j = N^-1/2 sum_r x_r exp(-i r t_j)
+    type 1 (k-space to image):   x_r = N^-1/2 sum_j k_j exp(+i r t_j)       the adjoint of type 2
+
+Barnett, Magland, af Klinteberg, SIAM J. Sci. Comput. 41 (2019); Shih et al., IPDPSW 2021.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import numpy as np
+
+from recon import device
+from recon.arrays import Array, complex_dtype, is_tensor, real_dtype
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3
+"""Default relative accuracy, fit for images; 1e-5 costs up to four times as much on a CPU."""
+CACHED_PLANS = 32
+"""Plans kept for reuse; the least recently used one goes first."""
+GPU_BATCH = 32
+"""Most transforms in one GPU call; bounds the memory of a plan."""
+
+TransformType = Literal[1, 2, "type_1", "type_2"]
+
+
+class Nufft:
+    """NUFFT for one trajectory and image shape, in both directions, for any number of coils.
+
+    Thread-safe. On the CPU every transform runs on one thread and several run at once, so that results do not depend
+    on the number of threads: the same input gives the same bits in every process. (finufft's own threads add up in an
+    order that changes from run to run, and were measured no faster.)
+
+    Args:
+        trajectory: `[sample, axis]` in rad/pixel, 1 to 3 axes in the order of the image's.
+        image_shape: pixels per axis.
+        tolerance: relative accuracy.
+        dtype: complex64 or complex128; by default complex128 for a float64 trajectory, else complex64.
+        gpu: run on the GPU; None asks `recon.device.use_gpu`.
+
+    Raises:
+        ValueError: shapes do not fit, or the trajectory is not finite.
+    """
+
+    def __init__(
+        self,
+        trajectory: np.ndarray,
+        image_shape: Sequence[int],
+        tolerance: float = TOLERANCE,
+        dtype: Any = None,
+        gpu: bool | None = None,
+    ) -> None:
+        trajectory = np.asarray(trajectory)
+        self.image_shape = tuple(int(n) for n in image_shape)
+        self.dtype = np.dtype(dtype) if dtype is not None else complex_dtype(trajectory)
+        if trajectory.ndim != 2 or trajectory.shape[1] != len(self.image_shape) or not 1 <= trajectory.shape[1] <= 3:
+            raise ValueError(
+                f"trajectory of shape {trajectory.shape} does not fit an image of {len(self.image_shape)} axes: "
+                f"give [sample, {len(self.image_shape)}], views and samples flattened"
+            )
+        if min(self.image_shape) < 1 or trajectory.shape[0] < 1:
+            raise ValueError(f"image shape {self.image_shape} or trajectory of {trajectory.shape[0]} samples is empty")
+        if not np.isfinite(trajectory).all():
+            raise ValueError("the trajectory holds values that are not finite (NaN or Inf)")
+        self.samples = trajectory.shape[0]
+        self.tolerance = float(tolerance)
+        self.points = [np.ascontiguousarray(axis, real_dtype(self.dtype)) for axis in trajectory.T]
+        self.gpu = device.use_gpu() if gpu is None else gpu
+        self._scale = 1 / math.sqrt(math.prod(self.image_shape))
+        self._backend: _CpuPlans | _GpuPlans = _GpuPlans(self) if self.gpu else _CpuPlans(self)
+
+    def forward(self, images: Any) -> Any:
+        """Type 2: images `[..., *image_shape]` to k-space `[..., sample]`, NumPy or CuPy as given."""
+        return self._apply(images, self.image_shape, (self.samples,), adjoint=False)
+
+    def adjoint(self, kspace: Any) -> Any:
+        """Type 1: k-space `[..., sample]` to images `[..., *image_shape]`, NumPy or CuPy as given."""
+        return self._apply(kspace, (self.samples,), self.image_shape, adjoint=True)
+
+    def _apply(self, source: Any, inner: tuple[int, ...], outer: tuple[int, ...], adjoint: bool) -> Any:
+        batch, tail = source.shape[: source.ndim - len(inner)], source.shape[source.ndim - len(inner) :]
+        if tuple(tail) != inner:
+            raise ValueError(f"NUFFT input of shape {tuple(source.shape)} must end in {inner}")
+        flat = source.reshape(-1, *inner)
+        if flat.shape[0] == 0:
+            return np.empty((*batch, *outer), self.dtype)
+        try:
+            result = self._backend.execute(flat, adjoint)
+        except MemoryError as error:
+            if not self.gpu:
+                raise
+            logger.warning("NUFFT does not fit into GPU memory (%s); using the CPU for it", error)
+            result = _on_cpu(self, flat, adjoint)
+        return result.reshape(*batch, *outer)
+
+
+class _CpuPlans:
+    """A few single-threaded finufft plans for the same points, each used by one thread at a time."""
+
+    def __init__(self, nufft: Nufft) -> None:
+        self.nufft = nufft
+        self.free: SimpleQueue[Any] = SimpleQueue()
+        self.made = 0
+        self.lock = threading.Lock()
+
+    def execute(self, source: np.ndarray, adjoint: bool) -> np.ndarray:
+        nufft = self.nufft
+        source = np.ascontiguousarray(source, nufft.dtype)
+        shape = nufft.image_shape if adjoint else (nufft.samples,)
+        result = np.empty((source.shape[0], *shape), nufft.dtype)
+
+        def transform(index: int) -> None:
+            with self.plan() as plan:
+                (plan.execute_adjoint if adjoint else plan.execute)(source[index], out=result[index])
+            result[index] *= nufft._scale
+
+        run_each(transform, source.shape[0])
+        return result
+
+    @contextmanager
+    def plan(self) -> Iterator[Any]:
+        """Lend a plan to this thread; make another one while there are fewer than threads."""
+        plan = None
+        with self.lock:
+            if self.free.empty() and self.made < device.threads():
+                self.made += 1
+                plan = self.make()
+        plan = plan or self.free.get()
+        try:
+            yield plan
+        finally:
+            self.free.put(plan)
+
+    def make(self) -> Any:
+        import finufft
+
+        nufft = self.nufft
+        # The smaller fine grid halves the cost of the FFT; its kernel is wide enough down to about 1e-8.
+        upsampling = 1.25 if nufft.tolerance >= 1e-8 else 2.0
+        plan = finufft.Plan(
+            2,
+            nufft.image_shape,
+            n_trans=1,
+            eps=nufft.tolerance,
+            isign=-1,
+            dtype=nufft.dtype.name,
+            nthreads=1,
+            upsampfac=upsampling,
+        )
+        plan.setpts(*nufft.points)
+        return plan
+
+
+class _GpuPlans:
+    """cufinufft plans of both types for one batch size, used by one thread at a time."""
+
+    def __init__(self, nufft: Nufft) -> None:
+        self.nufft = nufft
+        self.plans: dict[tuple[bool, int], Any] = {}
+        self.points: list[Any] = []
+        self.largest = GPU_BATCH
+        self.lock = threading.Lock()
+
+    def execute(self, source: Any, adjoint: bool) -> Any:
+        """Transform NumPy or CuPy `source`; returns the same kind. MemoryError when not even one transform fits."""
+        import cupy
+
+        try:
+            values = cupy.ascontiguousarray(cupy.asarray(source), dtype=self.nufft.dtype)
+            shape = self.nufft.image_shape if adjoint else (self.nufft.samples,)
+            result = cupy.empty((values.shape[0], *shape), self.nufft.dtype)
+            self.execute_into(values, result, adjoint)
+            return result if isinstance(source, cupy.ndarray) else result.get()
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
+
+    def execute_into(self, source: Any, result: Any, adjoint: bool) -> None:
+        """Transform CuPy `[n, ...]` into CuPy `result`, in batches that fit; returns when the GPU is done."""
+        import cupy
+
+        with self.lock:
+            start = 0
+            while start < source.shape[0]:
+                size = min(self.largest, source.shape[0] - start)
+                part = slice(start, start + size)
+                try:
+                    self.plan(adjoint, size).execute(source[part], out=result[part])
+                except (RuntimeError, cupy.cuda.memory.OutOfMemoryError) as error:
+                    self.shrink(size, error)
+                    continue
+                start += size
+            result *= self.nufft._scale
+            cupy.cuda.get_current_stream().synchronize()
+
+    def shrink(self, size: int, error: Exception) -> None:
+        """Make room: drop all plans and halve the batch."""
+        import cupy
+
+        self.plans.clear()
+        cupy.get_default_memory_pool().free_all_blocks()
+        if size == 1:
+            raise MemoryError(str(error)) from error
+        self.largest = (size + 1) // 2
+        logger.warning("GPU NUFFT of %d transforms failed (%s); trying %d at once", size, error, self.largest)
+
+    def plan(self, adjoint: bool, size: int) -> Any:
+        plan = self.plans.get((adjoint, size))
+        return plan if plan is not None else self.make(adjoint, size)
+
+    def make(self, adjoint: bool, size: int) -> Any:
+        import cufinufft
+        import cupy
+
+        nufft = self.nufft
+        if not self.points:
+            self.points = [cupy.asarray(axis) for axis in nufft.points]
+        plan = cufinufft.Plan(
+            1 if adjoint else 2,
+            nufft.image_shape,
+            n_trans=size,
+            eps=nufft.tolerance,
+            isign=1 if adjoint else -1,
+            dtype=nufft.dtype.name,
+        )
+        plan.setpts(*self.points)
+        # One plan for whole batches and one for the remainder, per direction.
+        for key in [key for key in self.plans if key[0] == adjoint and key[1] != self.largest][1:]:
+            del self.plans[key]
+        self.plans[adjoint, size] = plan
+        return plan
+
+
+def _on_cpu(nufft: Nufft, source: Any, adjoint: bool) -> Any:
+    import cupy
+
+    values = source.get() if isinstance(source, cupy.ndarray) else source
+    result = _CpuPlans(nufft).execute(values, adjoint)
+    return cupy.asarray(result) if isinstance(source, cupy.ndarray) else result
+
+
+_executor: ThreadPoolExecutor | None = None
+_executor_lock = threading.Lock()
+
+
+def run_each(function: Callable[[int], None], count: int) -> None:
+    """Call `function(0) ... function(count - 1)` on `recon.device.threads()` threads; raises what they raise."""
+    helpers = min(device.threads(), count) - 1
+    indices = iter(range(count))
+
+    def work() -> None:
+        # `next` on a range iterator is atomic, so every index is taken once.
+        for index in indices:
+            function(index)
+
+    if helpers <= 0:
+        work()
+        return
+    futures = [_pool().submit(work) for _ in range(helpers)]
+    try:
+        work()
+    finally:
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def _pool() -> ThreadPoolExecutor:
+    global _executor
+    with _executor_lock:
+        if _executor is None:
+            _executor = ThreadPoolExecutor(max(1, device.threads() - 1), thread_name_prefix="recon")
+        return _executor
+
+
+def _after_fork() -> None:
+    global _executor, _executor_lock
+    _executor, _executor_lock = None, threading.Lock()
+    clear_plans()
+
+
+class _Cache:
+    """Least-recently-used plans, shared by all threads."""
+
+    def __init__(self) -> None:
+        self.plans: OrderedDict[tuple[Any, ...], Nufft] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, key: tuple[Any, ...], make: Callable[[], Nufft]) -> Nufft:
+        with self.lock:
+            found = self.plans.get(key)
+            if found is not None:
+                self.plans.move_to_end(key)
+                return found
+        made = make()
+        with self.lock:
+            self.plans[key] = made
+            while len(self.plans) > CACHED_PLANS:
+                self.plans.popitem(last=False)
+        return made
+
+
+_cache = _Cache()
+
+
+def plan(trajectory: np.ndarray, image_shape: Sequence[int], tolerance: float = TOLERANCE, dtype: Any = None) -> Nufft:
+    """Return the cached `Nufft` for these arguments, made if need be; see `Nufft`."""
+    trajectory = np.ascontiguousarray(trajectory)
+    digest = hashlib.blake2b(trajectory.data, digest_size=16).digest()
+    kind = np.dtype(dtype).name if dtype is not None else None
+    key = (digest, trajectory.shape, trajectory.dtype.str, tuple(image_shape), float(tolerance), kind, device.use_gpu())
+    return _cache.get(key, lambda: Nufft(trajectory, image_shape, tolerance, dtype))
+
+
+def cached_plans() -> int:
+    """Number of plans kept at present, at most `CACHED_PLANS`."""
+    return len(_cache.plans)
+
+
+def clear_plans() -> None:
+    """Forget all cached plans and free their memory."""
+    global _cache
+    _cache = _Cache()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def nufft(
+    source: Array,
+    trajectory: Array,
+    grid_shape: Sequence[int] | None = None,
+    type: TransformType = 2,
+    tol: float = TOLERANCE,
+) -> Any:
+    """Differentiable orthonormal NUFFT as a TensorFlow operation, eager or inside `tf.function`.
+
+    Args:
+        source: complex images `[..., *grid_shape]` (type 2) or k-space `[..., sample]` (type 1); leading axes are batch.
+        trajectory: `[..., sample, axis]` in rad/pixel; leading axes broadcast against the leading axes of `source`.
+        grid_shape: image shape; needed for type 1.
+        type: 2, image to k-space, or 1, its adjoint; also 'type_2', 'type_1'.
+        tol: relative accuracy.
+
+    Returns:
+        Tensor `[..., sample]` or `[..., *grid_shape]` of the dtype of `source`. Gradients flow to `source` and, where
+        the trajectory is a tensor or variable, to the trajectory.
+
+    Raises:
+        ValueError: unknown type, missing grid shape, or shapes that do not fit.
+    """
+    import tensorflow as tf
+
+    kind = {1: 1, 2: 2, "type_1": 1, "type_2": 2}.get(type)
+    if kind is None:
+        raise ValueError(f"type must be 1 or 2, not {type!r}")
+    source = tf.convert_to_tensor(source)
+    if not source.dtype.is_complex:
+        source = tf.cast(source, tf.as_dtype(complex_dtype(source)))
+    rank = trajectory.shape[-1]
+    if kind == 1 and grid_shape is None:
+        raise ValueError("type 1 needs grid_shape")
+    shape = tuple(int(n) for n in (source.shape[-rank:] if kind == 2 else grid_shape or ()))
+    if len(shape) != rank:
+        raise ValueError(f"grid_shape {shape} must have as many axes as the trajectory: {rank}")
+    if is_tensor(trajectory):
+        return _differentiable(source, tf.convert_to_tensor(trajectory), shape, kind, float(tol))
+    points = np.asarray(trajectory, real_dtype(np.dtype(source.dtype.as_numpy_dtype)))
+    return _fixed_points(source, points, shape, kind, float(tol))
+
+
+def _fixed_points(source: Any, points: np.ndarray, shape: tuple[int, ...], kind: int, tol: float) -> Any:
+    """NUFFT with a gradient for the values only."""
+    import tensorflow as tf
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def transform(values: Any) -> tuple[Any, Callable[[Any], Any]]:
+        def gradient(upstream: Any) -> Any:
+            back = _fixed_points(upstream, points, shape, 3 - kind, tol)
+            return _reduce_to(back, values)
+
+        return _call(values, points, shape, kind, tol), gradient
+
+    return transform(source)
+
+
+def _differentiable(source: Any, trajectory: Any, shape: tuple[int, ...], kind: int, tol: float) -> Any:
+    """NUFFT with gradients for values and points."""
+    import tensorflow as tf
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def transform(values: Any, points: Any) -> tuple[Any, Callable[[Any], tuple[Any, Any]]]:
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            back = _differentiable(upstream, points, shape, 3 - kind, tol)
+            # d/dt of exp(-i r t) brings down -i r, so both types need the transform of the image times position.
+            image, kspace = (values, upstream) if kind == 2 else (upstream, values)
+            moments = _differentiable(
+                tf.expand_dims(image, -1 - len(shape)) * _positions(shape, image.dtype),
+                points[..., None, :, :],
+                shape,
+                2,
+                tol,
+            )
+            slope = tf.math.real(tf.math.conj(kspace)[..., None, :] * moments)
+            slope = tf.linalg.matrix_transpose(slope)
+            return _reduce_to(back, values), _reduce_to(tf.cast(slope, points.dtype), points)
+
+        return _call(values, points, shape, kind, tol), gradient
+
+    return transform(source, trajectory)
+
+
+def _positions(shape: tuple[int, ...], dtype: Any) -> Any:
+    """-i r for each axis: `[axis, *shape]`."""
+    grid = np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij")
+    return (-1j * np.stack(grid)).astype(dtype.as_numpy_dtype)
+
+
+def _reduce_to(gradient: Any, like: Any) -> Any:
+    """Sum a gradient over the axes that were broadcast."""
+    import tensorflow as tf
+
+    if gradient.shape.is_fully_defined() and gradient.shape == like.shape:
+        return gradient
+    target = tf.shape(like)
+    axes = tf.raw_ops.BroadcastGradientArgs(s0=target, s1=tf.shape(gradient)).r0
+    return tf.reshape(tf.reduce_sum(gradient, axes), target)
+
+
+def _call(source: Any, points: Any, shape: tuple[int, ...], kind: int, tol: float) -> Any:
+    """The transform itself, through Python, with its static shape restored."""
+    import tensorflow as tf
+
+    rank = len(shape)
+    inner = rank if kind == 2 else 1
+    source_batch, points_batch = source.shape[:-inner], tf.TensorShape(points.shape[:-2])
+    batch = tf.broadcast_static_shape(source_batch, points_batch)
+    static = batch.concatenate([points.shape[-2]] if kind == 2 else list(shape))
+    if kind == 1 and source.shape[-1] is not None and points.shape[-2] not in (None, source.shape[-1]):
+        raise ValueError(
+            f"k-space of {source.shape[-1]} samples does not fit a trajectory of {points.shape[-2]} samples: "
+            "flatten views and samples of both"
+        )
+    if device.use_gpu():
+        with tf.device("/GPU:0"):
+            result = tf.py_function(
+                lambda x, t: _gpu_transform(x, t.numpy(), shape, kind, tol), [source, tf.identity(points)], source.dtype
+            )
+    elif isinstance(points, np.ndarray):
+        result = tf.numpy_function(lambda x: _transform(x, points, shape, kind, tol), [source], source.dtype, stateful=False)
+    else:
+        result = tf.numpy_function(lambda x, t: _transform(x, t, shape, kind, tol), [source, points], source.dtype, stateful=False)
+    result.set_shape(static)
+    return result
+
+
+def _transform(source: np.ndarray, points: np.ndarray, shape: tuple[int, ...], kind: int, tol: float) -> np.ndarray:
+    """NUFFT of a batch over a batch of trajectories, which broadcast against each other."""
+    rank = len(shape)
+    inner = rank if kind == 2 else 1
+    if points.ndim == 2:
+        chosen = plan(points, shape, tol, source.dtype)
+        result: np.ndarray = chosen.forward(source) if kind == 2 else chosen.adjoint(source)
+        return result
+    batch = np.broadcast_shapes(source.shape[:-inner], points.shape[:-2])
+    source = np.broadcast_to(source, (*batch, *source.shape[-inner:]))
+    # Trailing batch axes of length 1 in the trajectory (coils) share one plan.
+    points = np.broadcast_to(points, (*([1] * (len(batch) - points.ndim + 2)), *points.shape))
+    outer = len(batch)
+    while outer and points.shape[outer - 1] == 1:
+        outer -= 1
+    points = points.reshape(*points.shape[:outer], *points.shape[-2:])
+    points = np.broadcast_to(points, (*batch[:outer], *points.shape[-2:]))
+    result = np.empty((*batch, *((points.shape[-2],) if kind == 2 else shape)), source.dtype)
+    for index in np.ndindex(*batch[:outer]):
+        result[index] = _transform(source[index], points[index], shape, kind, tol)
+    return result
+
+
+def _gpu_transform(source: Any, points: np.ndarray, shape: tuple[int, ...], kind: int, tol: float) -> Any:
+    """The same on GPU tensors, without a copy through the host for the values."""
+    import cupy
+    import tensorflow as tf
+
+    rank = len(shape)
+    inner = rank if kind == 2 else 1
+    if points.ndim > 2:
+        return tf.convert_to_tensor(_transform(source.numpy(), points, shape, kind, tol))
+    chosen = plan(points, shape, tol, source.dtype.as_numpy_dtype)
+    tail = (points.shape[0],) if kind == 2 else shape
+    batch = tuple(source.shape[:-inner])
+    # TensorFlow owns both buffers: memory that CuPy's pool took back could be overwritten while TensorFlow's stream
+    # still reads it. The fill is real work on that stream, so the synchronisation covers the buffer's earlier users.
+    result = tf.fill([math.prod(batch), *tail], tf.constant(0, source.dtype))
+    flat = tf.reshape(source, [math.prod(batch), *source.shape[-inner:]])
+    x, y = cupy.from_dlpack(_Capsule(flat)), cupy.from_dlpack(_Capsule(result))
+    cupy.cuda.Device().synchronize()
+    try:
+        chosen._backend.execute_into(x, y, adjoint=kind == 1)  # type: ignore[union-attr]
+    except MemoryError as error:
+        logger.warning("NUFFT does not fit into GPU memory (%s); using the CPU for it", error)
+        return tf.convert_to_tensor(_CpuPlans(chosen).execute(source.numpy(), kind == 1))
+    return tf.reshape(result, [*batch, *tail])
+
+
+class _Capsule:
+    """A tensor with the DLPack methods that CuPy asks for."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+    def __dlpack__(self, **_: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.experimental.dlpack.to_dlpack(self.tensor)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)  # kDLCUDA, first card: the only one TensorFlow is given work on here
