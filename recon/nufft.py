@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ import numpy as np
 
 from recon import device
 from recon.arrays import Array, complex_dtype, is_tensor, real_dtype
+from recon.cache import Cache
 
 logger = logging.getLogger(__name__)
 
@@ -292,6 +292,170 @@ def _pool() -> ThreadPoolExecutor:
 def _after_fork() -> None:
     global _executor, _executor_lock
     _executor, _executor_lock = None, threading.Lock()
+    _cache.after_fork()
+
+
+_cache: Cache[Nufft] = Cache(CACHED_PLANS)
+
+
+def plan(self) -> Iterator[Any]:
+        """Lend a plan to this thread; make another one while there are fewer than threads."""
+        plan = None
+        with self.lock:
+            if self.free.empty() and self.made < device.threads():
+                self.made += 1
+                plan = self.make()
+        plan = plan or self.free.get()
+        try:
+            yield plan
+        finally:
+            self.free.put(plan)
+
+    def make(self) -> Any:
+        import finufft
+
+        nufft = self.nufft
+        # The smaller fine grid halves the cost of the FFT; its kernel is wide enough down to about 1e-8.
+        upsampling = 1.25 if nufft.tolerance >= 1e-8 else 2.0
+        plan = finufft.Plan(
+            2,
+            nufft.image_shape,
+            n_trans=1,
+            eps=nufft.tolerance,
+            isign=-1,
+            dtype=nufft.dtype.name,
+            nthreads=1,
+            upsampfac=upsampling,
+        )
+        plan.setpts(*nufft.points)
+        return plan
+
+
+class _GpuPlans:
+    """cufinufft plans of both types for one batch size, used by one thread at a time."""
+
+    def __init__(self, nufft: Nufft) -> None:
+        self.nufft = nufft
+        self.plans: dict[tuple[bool, int], Any] = {}
+        self.points: list[Any] = []
+        self.largest = GPU_BATCH
+        self.lock = threading.Lock()
+
+    def execute(self, source: Any, adjoint: bool) -> Any:
+        """Transform NumPy or CuPy `source`; returns the same kind. MemoryError when not even one transform fits."""
+        import cupy
+
+        try:
+            values = cupy.ascontiguousarray(cupy.asarray(source), dtype=self.nufft.dtype)
+            shape = self.nufft.image_shape if adjoint else (self.nufft.samples,)
+            result = cupy.empty((values.shape[0], *shape), self.nufft.dtype)
+            self.execute_into(values, result, adjoint)
+            return result if isinstance(source, cupy.ndarray) else result.get()
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
+
+    def execute_into(self, source: Any, result: Any, adjoint: bool) -> None:
+        """Transform CuPy `[n, ...]` into CuPy `result`, in batches that fit; returns when the GPU is done."""
+        import cupy
+
+        with self.lock:
+            start = 0
+            while start < source.shape[0]:
+                size = min(self.largest, source.shape[0] - start)
+                part = slice(start, start + size)
+                try:
+                    self.plan(adjoint, size).execute(source[part], out=result[part])
+                except (RuntimeError, cupy.cuda.memory.OutOfMemoryError) as error:
+                    self.shrink(size, error)
+                    continue
+                start += size
+            result *= self.nufft._scale
+            cupy.cuda.get_current_stream().synchronize()
+
+    def shrink(self, size: int, error: Exception) -> None:
+        """Make room: drop all plans and halve the batch."""
+        import cupy
+
+        self.plans.clear()
+        cupy.get_default_memory_pool().free_all_blocks()
+        if size == 1:
+            raise MemoryError(str(error)) from error
+        self.largest = (size + 1) // 2
+        logger.warning("GPU NUFFT of %d transforms failed (%s); trying %d at once", size, error, self.largest)
+
+    def plan(self, adjoint: bool, size: int) -> Any:
+        plan = self.plans.get((adjoint, size))
+        return plan if plan is not None else self.make(adjoint, size)
+
+    def make(self, adjoint: bool, size: int) -> Any:
+        import cufinufft
+        import cupy
+
+        nufft = self.nufft
+        if not self.points:
+            self.points = [cupy.asarray(axis) for axis in nufft.points]
+        plan = cufinufft.Plan(
+            1 if adjoint else 2,
+            nufft.image_shape,
+            n_trans=size,
+            eps=nufft.tolerance,
+            isign=1 if adjoint else -1,
+            dtype=nufft.dtype.name,
+        )
+        plan.setpts(*self.points)
+        # One plan for whole batches and one for the remainder, per direction.
+        for key in [key for key in self.plans if key[0] == adjoint and key[1] != self.largest][1:]:
+            del self.plans[key]
+        self.plans[adjoint, size] = plan
+        return plan
+
+
+def _on_cpu(nufft: Nufft, source: Any, adjoint: bool) -> Any:
+    import cupy
+
+    values = source.get() if isinstance(source, cupy.ndarray) else source
+    result = _CpuPlans(nufft).execute(values, adjoint)
+    return cupy.asarray(result) if isinstance(source, cupy.ndarray) else result
+
+
+_executor: ThreadPoolExecutor | None = None
+_executor_lock = threading.Lock()
+
+
+def run_each(function: Callable[[int], None], count: int) -> None:
+    """Call `function(0) ... function(count - 1)` on `recon.device.threads()` threads; raises what they raise."""
+    helpers = min(device.threads(), count) - 1
+    indices = iter(range(count))
+
+    def work() -> None:
+        # `next` on a range iterator is atomic, so every index is taken once.
+        for index in indices:
+            function(index)
+
+    if helpers <= 0:
+        work()
+        return
+    futures = [_pool().submit(work) for _ in range(helpers)]
+    try:
+        work()
+    finally:
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def _pool() -> ThreadPoolExecutor:
+    global _executor
+    with _executor_lock:
+        if _executor is None:
+            _executor = ThreadPoolExecutor(max(1, device.threads() - 1), thread_name_prefix="recon")
+        return _executor
+
+
+def _after_fork() -> None:
+    global _executor, _executor_lock
+    _executor, _executor_lock = None, threading.Lock()
     clear_plans()
 
 
@@ -330,13 +494,12 @@ def plan(trajectory: np.ndarray, image_shape: Sequence[int], tolerance: float = 
 
 def cached_plans() -> int:
     """Number of plans kept at present, at most `CACHED_PLANS`."""
-    return len(_cache.plans)
+    return len(_cache)
 
 
 def clear_plans() -> None:
     """Forget all cached plans and free their memory."""
-    global _cache
-    _cache = _Cache()
+    _cache.clear()
 
 
 if hasattr(os, "register_at_fork"):

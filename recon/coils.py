@@ -1,0 +1,277 @@
+"""Receiver channels: noise whitening, sensitivity maps, combination, compression.
+
+Multi-coil images are `[..., coil, y, x]` (or `[..., coil, z, y, x]` with `rank=3`), readouts `[..., coil, sample]`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from recon.arrays import Array, complex_dtype, is_tensor, through_numpy
+
+_DEPENDENT = 1e-9
+"""Smallest eigenvalue of the noise correlation matrix, relative to the largest, that still counts as full rank."""
+
+
+def noise_covariance(samples: np.ndarray) -> np.ndarray:
+    """Covariance E(n n^H) of noise samples `[..., coil, sample]`, averaged over all axes but the coils.
+
+    Returns:
+        complex128 `[coil, coil]`.
+    """
+    samples = np.asarray(samples, np.complex128)
+    flat = np.moveaxis(samples, -2, 0).reshape(samples.shape[-2], -1)
+    covariance: np.ndarray = flat @ flat.conj().T / flat.shape[1]
+    return covariance
+
+
+def whitening_matrix(covariance: np.ndarray) -> np.ndarray:
+    """Matrix W with W C W^H = I: the inverse of the lower Cholesky factor of the noise covariance C.
+
+    Args:
+        covariance: `[coil, coil]`, Hermitian.
+
+    Returns:
+        complex128 `[coil, coil]`, lower triangular.
+
+    Raises:
+        ValueError: the covariance is singular or not finite; names the channels.
+    """
+    covariance = np.asarray(covariance, np.complex128)
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise ValueError(f"a noise covariance is a square matrix, not an array of shape {covariance.shape}")
+    variance = covariance.diagonal().real
+    finite = np.isfinite(covariance).all(axis=1) & np.isfinite(covariance).all(axis=0)
+    if not finite.all():
+        raise ValueError(_channel_error(np.isnan(variance) | np.isinf(variance), "noise that is not finite (NaN, Inf)"))
+    dead = variance <= 1e-12 * np.median(variance)
+    if dead.any() or not variance.any():
+        raise ValueError(_channel_error(dead | (variance <= 0), "no noise at all (dead or unplugged)"))
+    deviation = np.sqrt(variance)
+    values, vectors = np.linalg.eigh(covariance / np.outer(deviation, deviation))
+    if values[0] <= _DEPENDENT * values[-1]:
+        involved = np.abs(vectors[:, 0]) > 0.1 * np.abs(vectors[:, 0]).max()
+        raise ValueError(_channel_error(involved, "noise that is a copy or a sum of other channels' (or too few noise samples)"))
+    return np.linalg.inv(np.linalg.cholesky(covariance))
+
+
+def _channel_error(faulty: np.ndarray, fault: str) -> str:
+    channels = ", ".join(str(index) for index in np.flatnonzero(faulty)) or "unknown"
+    return (
+        f"the noise covariance cannot be whitened: channel(s) {channels} (counted from 0) have {fault}; "
+        "remove these channels from the data, acquire more noise, or switch whitening off"
+    )
+
+
+def apply_channels(matrix: np.ndarray, data: Array, coil_axis: int = -2) -> Array:
+    """Mix channels: `matrix` `[out, coil]` applied along `coil_axis` of `data`; keeps the dtype of `data`.
+
+    `coil_axis` is -2 for readouts `[..., coil, sample]` and -3 for images `[..., coil, y, x]`.
+    """
+    if is_tensor(data):
+        import tensorflow as tf
+
+        moved = tf.experimental.numpy.moveaxis(data, coil_axis, -2)
+        mixed = tf.linalg.matmul(tf.cast(matrix, data.dtype), moved)
+        return tf.experimental.numpy.moveaxis(mixed, -2, coil_axis)
+    data = np.asarray(data)
+    matrix = np.asarray(matrix).astype(complex_dtype(data), copy=False)
+    if coil_axis == -2:
+        return matrix @ data
+    flat = np.moveaxis(data, coil_axis, 0)
+    mixed = (matrix @ flat.reshape(flat.shape[0], -1)).reshape(-1, *flat.shape[1:])
+    return np.ascontiguousarray(np.moveaxis(mixed, 0, coil_axis))
+
+
+def combine(images: Array, maps: Array | None = None, rank: int = 2) -> Array:
+    """Combine coil images `[..., coil, y, x]` to `[..., y, x]`.
+
+    Without maps: root sum of squares (real). With maps: the least-squares (matched-filter) combination
+    sum conj(s) x / sum |s|^2, zero where all maps are zero (Roemer 1990).
+    """
+    axis = -1 - rank
+    if is_tensor(images, maps):
+        return _combine_tensor(images, maps, axis)
+    images = np.asarray(images)
+    if maps is None:
+        return np.sqrt((images.real**2 + images.imag**2).sum(axis))
+    maps = np.asarray(maps)
+    power = (maps.real**2 + maps.imag**2).sum(axis)
+    return (maps.conj() * images).sum(axis) * np.divide(1, power, out=np.zeros_like(power), where=power > 0)
+
+
+def _combine_tensor(images: Array, maps: Array | None, axis: int) -> Array:
+    import tensorflow as tf
+
+    if maps is None:
+        return tf.sqrt(tf.reduce_sum(tf.math.real(images * tf.math.conj(images)), axis))
+    power = tf.reduce_sum(maps * tf.math.conj(maps), axis)
+    return tf.math.divide_no_nan(tf.reduce_sum(tf.math.conj(maps) * images, axis), power)
+
+
+@through_numpy
+def walsh(images: np.ndarray, kernel_size: int = 5, rank: int = 2) -> np.ndarray:
+    """Sensitivity maps as the dominant eigenvector of the local coil covariance.
+
+    Walsh, Gmitro, Marcellin, Magn. Reson. Med. 43 (2000). The covariance is averaged over a box.
+
+    Args:
+        images: complex `[..., coil, y, x]` (or `z, y, x`).
+        kernel_size: edge of the box in pixels.
+        rank: number of image axes.
+
+    Returns:
+        Maps of the shape of `images`, with sum |s|^2 = 1 over the coils (zero where the images are), and a phase
+        relative to one fixed combination of the coils.
+    """
+    return _each_batch(images, rank, lambda batch: _walsh(batch, kernel_size))
+
+
+@through_numpy
+def inati(images: np.ndarray, kernel_size: int = 5, iterations: int = 5, tolerance: float = 1e-3, rank: int = 2) -> np.ndarray:
+    """Sensitivity maps and combined image found together by local power iterations.
+
+    Inati, Hansen, Kellman, Proc. ISMRM 22 (2014) 4407: alternate between maps, smoothed over a box from coil images times
+    the conjugate image, and the image combined with these maps; keep the phase of the mean coil combination smooth.
+
+    Args:
+        images: complex `[..., coil, y, x]` (or `z, y, x`).
+        kernel_size: edge of the box in pixels.
+        iterations: at most so many.
+        tolerance: stop when the combined image changes by less than this (relative l2).
+        rank: number of image axes.
+
+    Returns:
+        Maps of the shape of `images`, with sum |s|^2 = 1 over the coils (zero where the images are).
+    """
+    return _each_batch(images, rank, lambda batch: _inati(batch, kernel_size, iterations, tolerance))
+
+
+def _each_batch(images: np.ndarray, rank: int, estimate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    if images.ndim < rank + 1:
+        raise ValueError(f"coil images need a coil axis and {rank} image axes, not shape {images.shape}")
+    images = images.astype(complex_dtype(images), copy=False)
+    batch = images.reshape(-1, *images.shape[-1 - rank :])
+    maps = np.empty_like(batch)
+    for index, one in enumerate(batch):
+        maps[index] = estimate(one)
+    return maps.reshape(images.shape)
+
+
+def _smooth(values: np.ndarray, kernel_size: int) -> np.ndarray:
+    """Box filter over all axes but the first; zeros outside."""
+    result = np.empty_like(values)
+    for index, one in enumerate(values):
+        uniform_filter(one, kernel_size, output=result[index], mode="constant")
+    return result
+
+
+def _walsh(images: np.ndarray, kernel_size: int) -> np.ndarray:
+    from recon.nufft import run_each
+
+    coils, rows, *rest = images.shape
+    maps = np.empty_like(images)
+    reference = _mean_coil(images)
+    # Slabs bound the memory of the pixel-wise covariances to some 32 MiB.
+    height = max(1, 2**22 // (coils**2 * math.prod(rest)))
+    halo = kernel_size // 2
+
+    def slab(index: int) -> None:
+        start, stop = index * height, min((index + 1) * height, rows)
+        first, last = max(0, start - halo), min(rows, stop + halo)
+        part = images[:, first:last]
+        pairs = (part[:, None] * part.conj()).reshape(coils**2, *part.shape[1:])
+        covariance = _smooth(pairs, kernel_size)[:, start - first : stop - first]
+        covariance = np.moveaxis(covariance.reshape(coils, coils, -1), -1, 0)
+        vector = np.linalg.eigh(covariance)[1][..., -1]
+        projection = vector @ reference.conj()
+        phase = np.exp(-1j * np.angle(projection)) * (np.abs(covariance).max(axis=(1, 2)) > 0)
+        maps[:, start:stop] = (vector * phase[:, None]).T.reshape(coils, stop - start, *rest)
+
+    run_each(slab, -(-rows // height))
+    return maps
+
+
+def _mean_coil(images: np.ndarray) -> np.ndarray:
+    """Dominant coil combination of the whole image, `[coil]`."""
+    flat = images.reshape(images.shape[0], -1)
+    vector: np.ndarray = np.linalg.eigh(flat @ flat.conj().T)[1][:, -1]
+    return vector
+
+
+def _inati(images: np.ndarray, kernel_size: int, iterations: int, tolerance: float) -> np.ndarray:
+    tiny = np.finfo(images.real.dtype).tiny
+    combined = np.einsum("c,c...->...", _unit(images.reshape(images.shape[0], -1).sum(1)).conj(), images)
+    maps = images
+    for _ in range(iterations):
+        previous = combined
+        maps = _smooth(images * combined.conj(), kernel_size)
+        norm = np.sqrt((maps.real**2 + maps.imag**2).sum(0))
+        maps *= np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
+        combined = (maps.conj() * images).sum(0)
+        mean = _unit((maps * combined).reshape(maps.shape[0], -1).sum(1))
+        phase = np.einsum("c,c...->...", mean.conj(), maps)
+        phase /= np.maximum(np.abs(phase), tiny)
+        combined *= phase
+        maps *= phase.conj()
+        if np.linalg.norm(combined - previous) <= tolerance * np.linalg.norm(combined):
+            break
+    return maps
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    norm = np.linalg.norm(vector)
+    return vector / norm if norm > 0 else vector
+
+
+@dataclass(frozen=True)
+class CoilCompressor:
+    """Linear coil compression by singular value decomposition (Buehrer 2007; Huang 2008).
+
+    `matrix` `[virtual, coil]` has orthonormal rows, strongest first; `energy` is the share of each virtual coil.
+    """
+
+    matrix: np.ndarray
+    energy: np.ndarray
+
+    @classmethod
+    def fit(cls, data: np.ndarray, coils: int | None = None, energy: float | None = None, coil_axis: int = -2) -> CoilCompressor:
+        """Find the compression from calibration data.
+
+        Args:
+            data: complex, coils along `coil_axis`.
+            coils: number of virtual coils to keep, at most the number of coils.
+            energy: or: keep at least this share of the energy, 0 to 1.
+
+        Raises:
+            ValueError: neither or both of `coils` and `energy`, or out of range.
+        """
+        if (coils is None) == (energy is None):
+            raise ValueError("give either the number of virtual coils or the share of energy to keep")
+        flat = np.moveaxis(np.asarray(data), coil_axis, 0)
+        flat = flat.reshape(flat.shape[0], -1).astype(np.complex128)
+        values, vectors = np.linalg.eigh(flat @ flat.conj().T)
+        values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+        share = values / (values.sum() or 1)
+        if energy is not None:
+            if not 0 < energy <= 1:
+                raise ValueError(f"energy must lie between 0 and 1, not {energy}")
+            coils = min(int(np.searchsorted(share.cumsum(), energy - 1e-12)) + 1, flat.shape[0])
+        elif coils is None or not 1 <= coils <= flat.shape[0]:
+            raise ValueError(f"coils must lie between 1 and {flat.shape[0]}, not {coils}")
+        return cls(vectors[:, :coils].conj().T, share)
+
+    def apply(self, data: Array, coil_axis: int = -2) -> Array:
+        """Compress `data` along `coil_axis`."""
+        return apply_channels(self.matrix, data, coil_axis)
+
+
+def compress_svd(data: np.ndarray, coils: int | None = None, energy: float | None = None, coil_axis: int = -2) -> np.ndarray:
+    """Fit a `CoilCompressor` to `data` and apply it to the same data."""
+    compressed: np.ndarray = CoilCompressor.fit(data, coils, energy, coil_axis).apply(np.asarray(data), coil_axis)
+    return compressed

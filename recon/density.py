@@ -1,0 +1,131 @@
+"""Density compensation: weights w that make gridding an approximate inverse, A^H W A ~ I.
+
+With A the orthonormal NUFFT of N pixels, the weight of a sample is the area of k-space it stands for, in units of the
+area (2 pi)^d / N of one Cartesian sample: a full Cartesian grid has weights 1. Gridding then returns an object at its
+true amplitude. (TensorFlow MRI and others speak of density, the reciprocal, with other scales.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.fft import next_fast_len
+
+from recon.cache import Cache
+
+_cache: Cache[np.ndarray] = Cache(32)
+
+
+def pipe_weights(trajectory: np.ndarray, grid_shape: Sequence[int], iterations: int = 30) -> np.ndarray:
+    """Iterative density compensation of any trajectory: repeat w <- w / (K w) with the kernel matrix K.
+
+    Pipe and Menon, Magn. Reson. Med. 41 (1999). K spreads to a grid of twice the size and interpolates back. The last
+    32 results are kept, so that the second call with the same trajectory costs only its hash.
+
+    Args:
+        trajectory: `[..., sample, axis]` in rad/pixel; leading axes are separate trajectories.
+        grid_shape: image shape in pixels.
+        iterations: number of repetitions.
+
+    Returns:
+        float32 (float64 for a float64 trajectory) `[..., sample]`.
+
+    Raises:
+        ValueError: shapes do not fit, or the trajectory is not finite.
+    """
+    trajectory = np.ascontiguousarray(trajectory)
+    shape = tuple(int(n) for n in grid_shape)
+    if trajectory.ndim < 2 or trajectory.shape[-1] != len(shape):
+        raise ValueError(f"trajectory of shape {trajectory.shape} does not fit a grid of {len(shape)} axes")
+    if not np.isfinite(trajectory).all():
+        raise ValueError("the trajectory holds values that are not finite (NaN or Inf)")
+    digest = hashlib.blake2b(trajectory.data, digest_size=16).digest()
+    key = (digest, trajectory.shape, trajectory.dtype.str, shape, iterations)
+    weights: np.ndarray = _cache.get(key, lambda: _pipe(trajectory, shape, iterations))
+    return weights.copy()
+
+
+def _pipe(trajectory: np.ndarray, shape: tuple[int, ...], iterations: int) -> np.ndarray:
+    dtype = np.float64 if trajectory.dtype == np.float64 else np.float32
+    batch = trajectory.reshape(-1, *trajectory.shape[-2:])
+    weights = np.stack([_pipe_one(points.astype(dtype), shape, iterations) for points in batch])
+    return weights.reshape(trajectory.shape[:-1])
+
+
+def _pipe_one(points: np.ndarray, shape: tuple[int, ...], iterations: int) -> np.ndarray:
+    import finufft
+
+    grid = tuple(next_fast_len(2 * n) for n in shape)
+    kind = "complex128" if points.dtype == np.float64 else "complex64"
+    options: dict[str, Any] = {"eps": 1e-6, "upsampfac": 2.0, "nthreads": 1, "spreadinterponly": 1, "dtype": kind}
+    kernel = finufft.Plan(1, grid, 1, **options)
+    # The sum of the kernel over the grid turns K into a local average of unit area.
+    kernel.setpts(*np.zeros((len(shape), 1), points.dtype))
+    area = float(kernel.execute(np.ones(1, kind)).sum().real)
+    spread, interpolate = kernel, finufft.Plan(2, grid, 1, **options)
+    axes = np.ascontiguousarray(points.T)
+    spread.setpts(*axes)
+    interpolate.setpts(*axes)
+    weights = np.ones(len(points), kind)
+    for _ in range(iterations):
+        weights /= interpolate.execute(spread.execute(weights)).real
+    fine_per_coarse = math.prod(grid) / math.prod(shape)
+    return np.ascontiguousarray(weights.real * (area**2 / fine_per_coarse))
+
+
+def radial_weights(trajectory: np.ndarray, grid_shape: Sequence[int]) -> np.ndarray:
+    """Exact weights of a two-dimensional radial trajectory with any angles: radius times the angle a spoke stands for.
+
+    A sample at radius r has the area r dr da, with da half the gap to both neighbouring spokes (modulo pi); the central
+    samples share the disc of radius dr / 2.
+
+    Args:
+        trajectory: `[..., view, sample, 2]` in rad/pixel; spokes through the centre, evenly spaced samples.
+        grid_shape: image shape in pixels.
+
+    Returns:
+        Array `[..., view, sample]` of the trajectory's precision.
+
+    Raises:
+        ValueError: not a set of spokes.
+    """
+    trajectory = np.asarray(trajectory)
+    if trajectory.ndim < 3 or trajectory.shape[-1] != 2 or trajectory.shape[-2] < 2:
+        raise ValueError(f"radial_weights needs a trajectory [..., view, sample, 2], not {trajectory.shape}")
+    points = trajectory.astype(np.float64)
+    span = points[..., -1, :] - points[..., 0, :]
+    spacing = np.linalg.norm(span, axis=-1, keepdims=True) / (trajectory.shape[-2] - 1)
+    gaps = _angular_gaps(np.mod(np.arctan2(span[..., 1], span[..., 0]), np.pi))[..., None]
+    radius = np.linalg.norm(points, axis=-1)
+    area = np.where(radius < spacing / 2, spacing**2 / 4, radius * spacing) * gaps
+    weights: np.ndarray = (area * (math.prod(grid_shape) / (2 * np.pi) ** 2)).astype(trajectory.dtype)
+    return weights
+
+
+def uniform_radial_weights(base_resolution: int, views: int, readout_os: float = 2.0) -> np.ndarray:
+    """`radial_weights` of `views` evenly spread spokes, by formula.
+
+    Returns:
+        float32 `[sample]`, the same for every view: pi m / (views readout_os^2) for the m-th sample from the centre,
+        pi / (4 views readout_os^2) for the centre.
+    """
+    samples = round(base_resolution * readout_os)
+    steps = np.abs(np.arange(samples) - samples / 2)
+    return (np.pi / (views * readout_os**2) * np.where(steps < 0.5, 0.25, steps)).astype(np.float32)
+
+
+def _angular_gaps(angles: np.ndarray) -> np.ndarray:
+    """Half the distance to both neighbours on the half circle, `[..., view]`; coincident spokes share theirs."""
+    if angles.shape[-1] == 1:
+        return np.full_like(angles, np.pi)
+    order = np.argsort(angles, axis=-1)
+    ordered = np.take_along_axis(angles, order, axis=-1)
+    after = np.diff(ordered, axis=-1, append=ordered[..., :1] + np.pi)
+    gaps = (after + np.roll(after, 1, axis=-1)) / 2
+    result = np.empty_like(gaps)
+    np.put_along_axis(result, order, gaps, axis=-1)
+    return result
