@@ -149,30 +149,45 @@ class Gadget:
         return names
 
     @classmethod
+    def problems(cls, properties: Mapping[str, Any]) -> dict[str, str]:
+        """What is wrong with `properties`: name -> text, for unknown names, values that do not fit and missing ones."""
+        return cls._check(properties)[1]
+
+    @classmethod
     def validate(cls, properties: Mapping[str, Any]) -> BaseModel:
         """Check property names and values. Raises `ParameterError`."""
+        model, problems = cls._check(properties)
+        if model is None:
+            raise ParameterError(f"{cls.__name__}: {'; '.join(problems.values())}")
+        return model
+
+    @classmethod
+    def _check(cls, properties: Mapping[str, Any]) -> tuple[BaseModel | None, dict[str, str]]:
         aliases = cls._aliases()
         known = list(cls.model().model_fields)
         values: dict[str, Any] = {}
+        given: dict[str, str] = {}
+        problems: dict[str, str] = {}
         for key, value in properties.items():
             right = aliases.get(key, key)
             if right in known:
-                values[right] = value
+                values[right], given[right] = value, key
             elif key not in cls.ignored:
                 near = difflib.get_close_matches(key, [*known, *aliases, *cls.ignored], 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 offer = ", ".join(known) if known else "none"
-                raise ParameterError(f"{cls.__name__} has no property {key!r}{hint} (it has: {offer})")
+                problems[key] = f"no property {key!r}{hint} (it has: {offer})"
         try:
-            return cls.model()(**values)
+            model = cls.model()(**values)
         except ValidationError as error:
-            problems = "; ".join(
-                f"property {'.'.join(str(p) for p in e['loc'][:1])!r}: {e['msg']}, got {e.get('input')!r}"
-                if e["type"] != "missing"
-                else f"property {e['loc'][0]!r} must be given"
-                for e in error.errors()
-            )
-            raise ParameterError(f"{cls.__name__}: {problems}") from None
+            for entry in error.errors():
+                name = str(entry["loc"][0]) if entry["loc"] else ""
+                if entry["type"] == "missing":
+                    problems[name] = f"property {name!r} must be given"
+                else:
+                    problems[given.get(name, name)] = f"property {given.get(name, name)!r}: {entry['msg']}, got {entry.get('input')!r}"
+            return None, problems
+        return (None if problems else model), problems
 
     @classmethod
     def parameters(cls) -> list[dict[str, Any]]:
@@ -243,6 +258,7 @@ class Stream:
         self.context = context
         self.waited = 0.0
         self.newest: Item | None = None
+        self.broken: BaseException | None = None
 
     @property
     def header(self) -> Header:
@@ -256,6 +272,9 @@ class Stream:
         start = time.perf_counter()
         try:
             item = next(self._items)
+        except Exception as error:
+            self.broken = error
+            raise
         finally:
             self.waited += time.perf_counter() - start
         self.newest = item
@@ -268,6 +287,10 @@ class Stream:
                 yield item
             else:
                 self._passing.append(item)
+
+    def close(self) -> None:
+        """Stop what feeds this stream (for a gadget that reads it in a thread of its own and is told to stop)."""
+        stop(self._items)
 
     def take_passing(self) -> Iterator[Item]:
         """The items that passed the gadget by since the last call (used by the chain runner)."""
@@ -302,13 +325,25 @@ def connect(gadget: Gadget, items: Iterable[Item], context: Context) -> Iterator
     except GadgetError:
         raise
     except Exception as error:
+        if error is stream.broken:  # the source failed (client gone, file damaged), not the gadget
+            raise
         raise GadgetError(gadget.name, error) from error
     finally:
         # A consumer that gives up (client gone) must stop the whole chain now, threads of gadgets included.
-        for source in (outputs, items):
-            close = getattr(source, "close", None)
-            if close is not None:
-                close()
+        stop(outputs)
+        stop(items)
+
+
+def stop(source: Any) -> None:
+    """Close an iterator if it can be closed; one that runs in a thread just now is left to that thread."""
+    close = getattr(source, "close", None)
+    if close is None:
+        return
+    try:
+        close()
+    except ValueError as error:
+        if "already executing" not in str(error):
+            raise
 
 
 def _stamp(item: Item, source: Item | None) -> None:
