@@ -10,6 +10,8 @@ RUN apt-get update \
  && install -d -o reconstream -g reconstream /data /spool
 
 FROM base AS builder
+# A certificate bundle for pip, for sites behind an inspecting proxy; empty elsewhere.
+ARG PIP_CERT
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3-venv \
  && python3 -m venv /opt/reconstream
@@ -21,9 +23,11 @@ COPY service service
 COPY configs configs
 
 FROM builder AS build-cpu
+ARG PIP_CERT
 RUN /opt/reconstream/bin/pip install --no-cache-dir --disable-pip-version-check '.[cpu]'
 
 FROM builder AS build-gpu
+ARG PIP_CERT
 RUN /opt/reconstream/bin/pip install --no-cache-dir --disable-pip-version-check '.[gpu]'
 
 FROM base AS service

@@ -30,8 +30,10 @@ if ! buildah "${STORAGE[@]}" inspect --type image "$BASE" >/dev/null 2>&1 && ! b
   say "no registry within reach: making $BASE with debootstrap"
   debootstrap --variant=minbase "$SUITE" "$WORK/root" >"$WORK/debootstrap.log" 2>&1 || { tail -20 "$WORK/debootstrap.log"; exit 1; }
   # The image fetches packages from where this host does.
-  cp -r /etc/apt/sources.list.d "$WORK/root/etc/apt/" 2>/dev/null || true
-  [ -s /etc/apt/sources.list ] && cp /etc/apt/sources.list "$WORK/root/etc/apt/"
+  if [ -f /etc/apt/sources.list.d/debian.sources ]; then
+    rm -f "$WORK/root/etc/apt/sources.list"
+    cp /etc/apt/sources.list.d/debian.sources "$WORK/root/etc/apt/sources.list.d/"
+  fi
   rm -rf "$WORK"/root/var/cache/apt/archives/*.deb
   container=$(buildah "${STORAGE[@]}" from scratch)
   buildah "${STORAGE[@]}" copy -q "$container" "$WORK/root" /
@@ -40,7 +42,7 @@ fi
 
 say "building $IMAGE"
 options=()
-[ -n "${CA_BUNDLE:-}" ] && options+=(--volume "$CA_BUNDLE:/etc/ssl/certs/ca-certificates.crt:ro" --env PIP_CERT=/etc/ssl/certs/ca-certificates.crt)
+[ -n "${CA_BUNDLE:-}" ] && options+=(--volume "$CA_BUNDLE:/run/site-ca.crt:ro" --build-arg PIP_CERT=/run/site-ca.crt)
 [ -n "${PIP_CONF:-}" ] && options+=(--volume "$PIP_CONF:/etc/pip.conf:ro")
 buildah "${STORAGE[@]}" bud --isolation chroot --network host --pull=never --layers --format docker \
   --build-arg BASE="$BASE" "${options[@]}" --target "$TARGET" -t "$IMAGE" . >"$WORK/build.log" 2>&1 || { tail -40 "$WORK/build.log"; exit 1; }
