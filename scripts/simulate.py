@@ -1,0 +1,529 @@
+"""Simulate scans with known truth and write them as ISMRMRD HDF5 files.
+
+    python scripts/simulate.py radial scan.h5            # moving heart, golden-angle spokes, one repetition a frame
+    python scripts/simulate.py spiral scan.h5
+    python scripts/simulate.py cartesian scan.h5 --acceleration 3
+
+The truth lies beside the scan in ``scan_truth.npz``. Conventions: ``image[y, x] = sum_k d(k) exp(+2 pi i (kx x + ky y))`` counted from
+pixel n // 2. A sample is ``sum image * coil_maps * exp(-2 pi i ...) + noise``, for Cartesian scans divided by the root of the number
+of encoded pixels (orthonormal), so that chains give images in the truth's units. Trajectories are (kx, ky) in cycles per pixel of
+the encoded matrix; times in ms, lengths in mm, angles in degrees; ``acquisition_time_stamp`` counts ticks of 2.5 ms and
+``user_float[0]`` is the exact time in ms since the first readout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import finufft
+import ismrmrd
+import numpy as np
+import typer
+
+from gadgets.items import Acquisition, Item, Waveform
+from gadgets.layout import Flag
+from recon.fourier import fftc
+from recon.phantoms import birdcage_coils, moving_heart, shepp_logan
+from recon.trajectory import Ordering, radial_trajectory
+
+TICK_MS = 2.5
+START_TICK = 14_400_000  # ten o'clock; noise readouts have earlier times
+NOISE_READOUTS = 4
+NOISE_SAMPLES = 256
+ECG_BLOCK = 40  # samples a waveform message, one sample a tick
+
+xsd = ismrmrd.xsd
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A simulated measurement: header XML, items in time order, truth arrays (shapes in the function that made it)."""
+
+    header: bytes
+    items: list[Item]
+    truth: dict[str, np.ndarray]
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path` (ISMRMRD HDF5) and ``<stem>_truth.npz`` beside it; return the latter's path."""
+        from service.files import write_measurement
+
+        path = Path(path)
+        write_measurement(path, self.header, self.items)
+        truth = path.with_name(f"{path.stem}_truth.npz")
+        np.savez_compressed(truth, **self.truth)  # type: ignore[arg-type]
+        return truth
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What the header says about a scan; matrices and fields of view are (x, y)."""
+
+    name: str
+    trajectory: str
+    encoded: tuple[int, int]
+    recon: tuple[int, int]
+    field_of_view_mm: tuple[float, float]
+    coils: int
+    tr_ms: float
+    te_ms: float
+    flip_deg: float
+    dwell_us: float
+    lines: tuple[int, int]
+    """Largest number and centre of kspace_encode_step_1."""
+    repetitions: int = 1
+    slices: int = 1
+    acceleration: int = 1
+    calibration_lines: int = 0
+    thickness_mm: float = 8.0
+
+
+def radial(
+    matrix: int = 128,
+    coils: int = 8,
+    spokes: int = 13,
+    frames: int = 20,
+    *,
+    moving: bool = True,
+    ordering: Ordering = "tiny_half",
+    tiny_number: int = 7,
+    oversampling: float = 1.5,
+    noise: float = 0.02,
+    tr_ms: float = 3.2,
+    waveforms: bool = False,
+    seed: int = 1,
+) -> Scan:
+    """Radial scan; with `moving`, a beating heart that stands still during each frame of `spokes` readouts.
+
+    Angles count on from frame to frame (golden orderings). The readout is oversampled within the same k-range: `oversampling`
+    times `matrix` samples reach from -0.5 to 0.5 cycles per pixel.
+
+    Args:
+        noise: standard deviation of the noise of a fully sampled image, in units of the object's maximum, averaged over coils.
+        waveforms: interleave an ECG (waveform id 0).
+
+    Returns:
+        Scan with truth ``frames`` [frame, y, x], ``coil_maps`` [coil, y, x], ``noise_covariance`` [coil, coil].
+    """
+    trajectory = radial_trajectory(matrix, spokes, frames, ordering, tiny_number=tiny_number, readout_os=oversampling)
+    protocol = Protocol(
+        name=f"radial_{'moving' if moving else 'static'}",
+        trajectory="goldenangle" if "linear" not in ordering else "radial",
+        encoded=(matrix, matrix),
+        recon=(matrix, matrix),
+        field_of_view_mm=(320.0, 320.0),
+        coils=coils,
+        tr_ms=tr_ms,
+        te_ms=tr_ms / 2,
+        flip_deg=50.0,
+        dwell_us=3.2,
+        lines=(spokes - 1, 0),
+        repetitions=frames,
+    )
+    return _non_cartesian(
+        protocol, trajectory, moving=moving, center_sample=trajectory.shape[2] // 2, noise=noise, waveforms=waveforms, seed=seed
+    )
+
+
+def spiral(
+    matrix: int = 128,
+    coils: int = 8,
+    interleaves: int = 12,
+    frames: int = 10,
+    *,
+    moving: bool = True,
+    noise: float = 0.02,
+    tr_ms: float = 8.0,
+    waveforms: bool = False,
+    seed: int = 1,
+) -> Scan:
+    """Archimedean spirals from the centre outwards, full sampling in each frame of `interleaves` readouts. See `radial`."""
+    turns = matrix / 2 / interleaves
+    samples = int(np.ceil(1.3 * np.pi * turns * matrix / 2))
+    radius = np.sqrt(np.arange(samples) / (samples - 1))  # constant speed along the curve
+    rotation = 2 * np.pi * np.arange(interleaves)[:, None] / interleaves
+    k = np.pi * radius * np.exp(1j * (2 * np.pi * turns * radius + rotation))
+    trajectory = np.broadcast_to(np.stack([k.imag, k.real], -1).astype(np.float32), (frames, interleaves, samples, 2))
+    protocol = Protocol(
+        name="spiral",
+        trajectory="spiral",
+        encoded=(matrix, matrix),
+        recon=(matrix, matrix),
+        field_of_view_mm=(320.0, 320.0),
+        coils=coils,
+        tr_ms=tr_ms,
+        te_ms=0.9,
+        flip_deg=30.0,
+        dwell_us=4.0,
+        lines=(interleaves - 1, 0),
+        repetitions=frames,
+    )
+    return _non_cartesian(protocol, trajectory, moving=moving, center_sample=0, noise=noise, waveforms=waveforms, seed=seed)
+
+
+def cartesian(
+    matrix: tuple[int, int] = (128, 128),
+    coils: int = 8,
+    acceleration: int = 2,
+    calibration_lines: int = 24,
+    *,
+    repetitions: int = 1,
+    slices: int = 1,
+    oversampling: int = 2,
+    noise: float = 0.02,
+    tr_ms: float = 6.0,
+    noise_readouts: int = NOISE_READOUTS,
+    waveforms: bool = False,
+    seed: int = 1,
+) -> Scan:
+    """Cartesian scan of a resting object: every `acceleration`-th line and a fully sampled block of calibration lines.
+
+    Flags as on a scanner: 20 for calibration lines that lie between the imaging lines, 21 for those that belong to both, 19 for
+    the noise readouts, which come first.
+
+    Args:
+        matrix: image size (x, y) in pixels.
+        calibration_lines: size of the block; ignored without acceleration.
+        oversampling: readout oversampling; the encoded field of view grows along x.
+        noise_readouts: 0 for a scan without its own noise measurement.
+
+    Returns:
+        Scan with truth ``images`` [slice, y, x], ``coil_maps`` [coil, y, x], ``noise_covariance`` [coil, coil].
+    """
+    nx, ny = matrix
+    protocol = Protocol(
+        name=f"cartesian_r{acceleration}",
+        trajectory="cartesian",
+        encoded=(nx * oversampling, ny),
+        recon=matrix,
+        field_of_view_mm=(2.0 * nx, 2.0 * ny),
+        coils=coils,
+        tr_ms=tr_ms,
+        te_ms=tr_ms / 2,
+        flip_deg=15.0,
+        dwell_us=5.0,
+        lines=(ny - 1, ny // 2),
+        repetitions=repetitions,
+        slices=slices,
+        acceleration=acceleration,
+        calibration_lines=calibration_lines if acceleration > 1 else 0,
+        thickness_mm=5.0,
+    )
+    rng = np.random.default_rng(seed)
+    factor = _noise_factor(coils, noise, rng)
+    maps = birdcage_coils(coils, (ny, nx))
+    image = shepp_logan((ny, nx)).astype(np.complex64)
+    images = np.stack([np.roll(image[:: (-1) ** s], (s % 2, 3 * s), (0, 1)) for s in range(slices)])
+    wide = np.zeros((slices, coils, ny, nx * oversampling), np.complex64)
+    start = nx * oversampling // 2 - nx // 2
+    wide[..., start : start + nx] = images[:, None] * maps
+    kspace = fftc(wide, (-2, -1))
+    schedule = [(r, s, line) for r in range(repetitions) for s in range(slices) for line in _lines(protocol)]
+    items: list[Item] = list(_noise_scan(protocol, factor, rng, noise_readouts))
+    for number, (repetition, slice_, line) in enumerate(schedule):
+        readout = _readout(protocol, number, kspace[slice_, :, line], factor, rng)
+        readout.header["center_sample"] = nx * oversampling // 2
+        readout.header["idx"]["kspace_encode_step_1"] = line
+        readout.header["idx"]["slice"] = slice_
+        readout.header["idx"]["repetition"] = repetition
+        readout.header["position"] = (0, 0, slice_ * protocol.thickness_mm)
+        _flag_calibration(readout, protocol, line)
+        lines = _lines(protocol)
+        _flag_ends(readout, first=line == lines[0], last=line == lines[-1], slice_=slice_, slices=slices, final=number == len(schedule) - 1)
+        items.append(readout)
+    if waveforms:
+        items = _with_ecg(items, len(schedule) * tr_ms)
+    return Scan(_header(protocol), _numbered(items), {"images": images, "coil_maps": maps, "noise_covariance": factor @ factor.conj().T})
+
+
+def _non_cartesian(
+    protocol: Protocol, trajectory: np.ndarray, *, moving: bool, center_sample: int, noise: float, waveforms: bool, seed: int
+) -> Scan:
+    """Scan along `trajectory` [frame, view, sample, (ky, kx)] in rad/pixel, the object at rest during a frame."""
+    rng = np.random.default_rng(seed)
+    frames, views, samples, _ = trajectory.shape
+    shape = protocol.recon[::-1]
+    factor = _noise_factor(protocol.coils, noise * np.sqrt(shape[0] * shape[1]), rng)
+    maps = birdcage_coils(protocol.coils, shape)
+    middle_ms = (np.arange(frames) + 0.5) * views * protocol.tr_ms
+    objects = [moving_heart(shape, time) for time in middle_ms] if moving else [shepp_logan(shape)] * frames
+    items: list[Item] = list(_noise_scan(protocol, factor, rng, NOISE_READOUTS))
+    for frame in range(frames):
+        points = trajectory[frame].reshape(-1, 2).astype(np.float32)
+        weighted = np.ascontiguousarray(objects[frame] * maps, np.complex64)
+        y, x = (np.ascontiguousarray(points[:, axis]) for axis in (0, 1))
+        kspace = finufft.nufft2d2(y, x, weighted, eps=1e-5, isign=-1, nthreads=1).reshape(protocol.coils, views, samples)
+        for view in range(views):
+            cycles = np.ascontiguousarray(trajectory[frame, view, :, ::-1] / (2 * np.pi), np.float32)
+            readout = _readout(protocol, frame * views + view, kspace[:, view], factor, rng, cycles)
+            readout.header["center_sample"] = center_sample
+            readout.header["idx"]["kspace_encode_step_1"] = view
+            readout.header["idx"]["repetition"] = frame
+            last = view == views - 1
+            _flag_ends(readout, first=view == 0, last=last, slice_=0, slices=1, final=last and frame == frames - 1)
+            items.append(readout)
+    if waveforms:
+        items = _with_ecg(items, frames * views * protocol.tr_ms)
+    truth = {"frames": np.stack(objects), "frame_time_ms": middle_ms, "coil_maps": maps, "noise_covariance": factor @ factor.conj().T}
+    return Scan(_header(protocol), _numbered(items), truth)
+
+
+def _lines(protocol: Protocol) -> list[int]:
+    """The acquired lines: every R-th through the centre, and the calibration block around it."""
+    count, center = protocol.lines[0] + 1, protocol.lines[1]
+    return [line for line in range(count) if _is_imaging(protocol, line) or _in_block(protocol, line, center)]
+
+
+def _is_imaging(protocol: Protocol, line: int) -> bool:
+    return (line - protocol.lines[1]) % protocol.acceleration == 0
+
+
+def _in_block(protocol: Protocol, line: int, center: int) -> bool:
+    first = center - protocol.calibration_lines // 2
+    return first <= line < first + protocol.calibration_lines
+
+
+def _flag_calibration(readout: Acquisition, protocol: Protocol, line: int) -> None:
+    if _in_block(protocol, line, protocol.lines[1]):
+        both = _is_imaging(protocol, line)
+        readout.set_flag(Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING if both else Flag.IS_PARALLEL_CALIBRATION)
+
+
+def _flag_ends(readout: Acquisition, *, first: bool, last: bool, slice_: int, slices: int, final: bool) -> None:
+    if first:
+        for flag in (Flag.FIRST_IN_ENCODE_STEP1, Flag.FIRST_IN_SLICE):
+            readout.set_flag(flag)
+        if slice_ == 0:
+            readout.set_flag(Flag.FIRST_IN_REPETITION)
+    if last:
+        for flag in (Flag.LAST_IN_ENCODE_STEP1, Flag.LAST_IN_SLICE):
+            readout.set_flag(flag)
+        if slice_ == slices - 1:
+            readout.set_flag(Flag.LAST_IN_REPETITION)
+    if final:
+        readout.set_flag(Flag.LAST_IN_MEASUREMENT)
+
+
+def _readout(
+    protocol: Protocol,
+    number: int,
+    samples: np.ndarray,
+    factor: np.ndarray,
+    rng: np.random.Generator,
+    trajectory: np.ndarray | None = None,
+) -> Acquisition:
+    """Readout `number` of the scan: noise added, times and geometry set."""
+    readout = Acquisition(None, (samples + _noise(factor, samples.shape[1], rng)).astype(np.complex64), trajectory)
+    time_ms = number * protocol.tr_ms + protocol.te_ms
+    _place(readout, protocol, START_TICK + round(time_ms / TICK_MS))
+    readout.header["user_float"][0] = time_ms
+    readout.header["user_float"][1] = protocol.te_ms
+    return readout
+
+
+def _noise_scan(protocol: Protocol, factor: np.ndarray, rng: np.random.Generator, count: int) -> Iterator[Acquisition]:
+    for number in range(count):
+        readout = Acquisition(None, _noise(factor, NOISE_SAMPLES, rng).astype(np.complex64))
+        readout.set_flag(Flag.IS_NOISE_MEASUREMENT)
+        _place(readout, protocol, START_TICK - 20 * (count - number))
+        yield readout
+
+
+def _place(readout: Acquisition, protocol: Protocol, tick: int) -> None:
+    header = readout.header
+    header["measurement_uid"] = 1
+    header["acquisition_time_stamp"] = tick
+    header["sample_time_us"] = protocol.dwell_us
+    header["channel_mask"][: (protocol.coils + 63) // 64] = [
+        (1 << min(64, protocol.coils - first)) - 1 for first in range(0, protocol.coils, 64)
+    ]
+    header["read_dir"], header["phase_dir"], header["slice_dir"] = (1, 0, 0), (0, 1, 0), (0, 0, 1)
+
+
+def _numbered(items: list[Item]) -> list[Item]:
+    """Number the readouts, and the waveforms, from 1."""
+    for kind in (Acquisition, Waveform):
+        for number, item in enumerate((item for item in items if isinstance(item, kind)), 1):
+            item.header["scan_counter"] = number  # type: ignore[attr-defined]
+    return items
+
+
+def _with_ecg(items: list[Item], duration_ms: float, beat_ms: float = 800.0) -> list[Item]:
+    """Interleave an ECG, one sample a tick, each message at the time of its first sample."""
+    ticks = np.arange(int(np.ceil(duration_ms / TICK_MS / ECG_BLOCK)) * ECG_BLOCK)
+    phase = (ticks * TICK_MS / beat_ms) % 1
+    trace = (2048 + 1500 * np.exp(-(((phase - 0.3) / 0.02) ** 2)) + 250 * np.exp(-(((phase - 0.55) / 0.06) ** 2))).astype(np.uint32)
+    waves: list[Item] = []
+    for first in range(0, ticks.size, ECG_BLOCK):
+        wave = Waveform(None, trace[None, first : first + ECG_BLOCK])
+        wave.header["measurement_uid"] = 1
+        wave.header["time_stamp"] = START_TICK + first
+        wave.header["sample_time_us"] = TICK_MS * 1e3
+        waves.append(wave)
+    return sorted([*waves, *items], key=_time)
+
+
+def _time(item: Item) -> int:
+    return int(item.header["time_stamp" if isinstance(item, Waveform) else "acquisition_time_stamp"])  # type: ignore[attr-defined]
+
+
+def _noise_factor(coils: int, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Cholesky factor [coil, coil] of a noise covariance with unequal gains and correlated neighbours."""
+    gains = 1 + 0.2 * rng.uniform(-1, 1, coils)
+    distance = np.abs(np.subtract.outer(np.arange(coils), np.arange(coils)))
+    phases = np.exp(1j * rng.uniform(0, 2 * np.pi, coils))
+    correlation = 0.3**distance * np.outer(phases, phases.conj())
+    return noise * gains[:, None] * np.linalg.cholesky(correlation)
+
+
+def _noise(factor: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    white = rng.standard_normal((factor.shape[0], samples)) + 1j * rng.standard_normal((factor.shape[0], samples))
+    return factor @ white / np.sqrt(2)
+
+
+def _header(protocol: Protocol) -> bytes:
+    """A complete ISMRMRD header without <version>, which a real Gadgetron compares with its own library."""
+    (ex, ey), (rx, ry) = protocol.encoded, protocol.recon
+    fx, fy = protocol.field_of_view_mm
+    z = protocol.thickness_mm
+    line_limit = xsd.limitType(minimum=0, maximum=protocol.lines[0], center=protocol.lines[1])
+
+    def limit(count: int) -> xsd.limitType:
+        return xsd.limitType(minimum=0, maximum=count - 1, center=0)
+
+    limits = {name: limit(1) for name in ("kspace_encoding_step_2", "average", "contrast", "phase", "set", "segment")}
+    encoding = xsd.encodingType(
+        encodedSpace=_space(protocol.encoded, (fx * ex / rx, fy * ey / ry, z)),
+        reconSpace=_space(protocol.recon, (fx, fy, z)),
+        encodingLimits=xsd.encodingLimitsType(
+            kspace_encoding_step_1=line_limit, slice=limit(protocol.slices), repetition=limit(protocol.repetitions), **limits
+        ),
+        trajectory=xsd.trajectoryType(protocol.trajectory),
+        parallelImaging=_parallel_imaging(protocol),
+    )
+    header = xsd.ismrmrdHeader(
+        subjectInformation=xsd.subjectInformationType(patientID="simulated"),
+        studyInformation=xsd.studyInformationType(studyID="1"),
+        measurementInformation=xsd.measurementInformationType(
+            measurementID=f"simulated_{protocol.name}", patientPosition=xsd.patientPositionType.HFS, protocolName=protocol.name
+        ),
+        acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
+            systemVendor="SIMULATION",
+            systemModel="reconstream",
+            systemFieldStrength_T=1.5,
+            relativeReceiverNoiseBandwidth=0.79,
+            receiverChannels=protocol.coils,
+            coilLabel=[xsd.coilLabelType(coilNumber=c, coilName=f"Coil{c:02d}") for c in range(protocol.coils)],
+        ),
+        experimentalConditions=xsd.experimentalConditionsType(H1resonanceFrequency_Hz=63866218),
+        encoding=[encoding],
+        sequenceParameters=xsd.sequenceParametersType(TR=[protocol.tr_ms], TE=[protocol.te_ms], flipAngle_deg=[protocol.flip_deg]),
+        userParameters=xsd.userParametersType(
+            userParameterDouble=[xsd.userParameterDoubleType(name="time_stamp_tick_ms", value=TICK_MS)],
+            userParameterLong=[xsd.userParameterLongType(name="readouts_per_frame", value=protocol.lines[0] + 1)],
+        ),
+    )
+    text: str = header.toXML("utf-8")
+    return text.encode()
+
+
+def _parallel_imaging(protocol: Protocol) -> xsd.parallelImagingType | None:
+    if protocol.acceleration == 1:
+        return None
+    return xsd.parallelImagingType(
+        accelerationFactor=xsd.accelerationFactorType(kspace_encoding_step_1=protocol.acceleration, kspace_encoding_step_2=1),
+        calibrationMode=xsd.calibrationModeType.EMBEDDED,
+    )
+
+
+def _space(matrix: tuple[int, int], field_of_view_mm: tuple[float, float, float]) -> xsd.encodingSpaceType:
+    x, y, z = field_of_view_mm
+    return xsd.encodingSpaceType(
+        matrixSize=xsd.matrixSizeType(x=matrix[0], y=matrix[1], z=1), fieldOfView_mm=xsd.fieldOfViewMm(x=x, y=y, z=z)
+    )
+
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+Out = Annotated[Path, typer.Argument(help="ISMRMRD HDF5 file to write; the truth goes to <stem>_truth.npz beside it")]
+Matrix = Annotated[int, typer.Option(help="image size in pixels")]
+Coils = Annotated[int, typer.Option(help="receive channels")]
+Frames = Annotated[int, typer.Option(help="frames (repetitions)")]
+Noise = Annotated[float, typer.Option(help="noise of a fully sampled coil image, in units of the object's maximum")]
+Seed = Annotated[int, typer.Option(help="seed of the noise")]
+Moving = Annotated[bool, typer.Option(help="beating heart, or the Shepp-Logan phantom at rest")]
+Ecg = Annotated[bool, typer.Option("--ecg", help="interleave an ECG waveform")]
+
+
+@app.command("radial")
+def radial_command(
+    out: Out,
+    matrix: Matrix = 128,
+    coils: Coils = 8,
+    spokes: Annotated[int, typer.Option(help="spokes per frame")] = 13,
+    frames: Frames = 20,
+    moving: Moving = True,
+    ordering: Annotated[str, typer.Option(help="linear, golden, golden_half, tiny, tiny_half")] = "tiny_half",
+    noise: Noise = 0.02,
+    ecg: Ecg = False,
+    seed: Seed = 1,
+) -> None:
+    """Golden-angle radial scan, real-time frames."""
+    _write(out, radial(matrix, coils, spokes, frames, moving=moving, ordering=ordering, noise=noise, waveforms=ecg, seed=seed))  # type: ignore[arg-type]
+
+
+@app.command("spiral")
+def spiral_command(
+    out: Out,
+    matrix: Matrix = 128,
+    coils: Coils = 8,
+    interleaves: Annotated[int, typer.Option(help="interleaves per frame")] = 12,
+    frames: Frames = 10,
+    moving: Moving = True,
+    noise: Noise = 0.02,
+    ecg: Ecg = False,
+    seed: Seed = 1,
+) -> None:
+    """Archimedean spirals, real-time frames."""
+    _write(out, spiral(matrix, coils, interleaves, frames, moving=moving, noise=noise, waveforms=ecg, seed=seed))
+
+
+@app.command("cartesian")
+def cartesian_command(
+    out: Out,
+    matrix: Annotated[tuple[int, int], typer.Option(help="image size x y in pixels")] = (128, 128),
+    coils: Coils = 8,
+    acceleration: Annotated[int, typer.Option(help="acceleration along y, 1 to 4", min=1, max=8)] = 2,
+    calibration_lines: Annotated[int, typer.Option(help="embedded calibration lines")] = 24,
+    repetitions: Annotated[int, typer.Option(help="repetitions")] = 1,
+    slices: Annotated[int, typer.Option(help="slices")] = 1,
+    oversampling: Annotated[int, typer.Option(help="readout oversampling")] = 2,
+    noise: Noise = 0.02,
+    ecg: Ecg = False,
+    seed: Seed = 1,
+) -> None:
+    """Cartesian scan with parallel imaging and embedded calibration lines."""
+    scan = cartesian(
+        matrix,
+        coils,
+        acceleration,
+        calibration_lines,
+        repetitions=repetitions,
+        slices=slices,
+        oversampling=oversampling,
+        noise=noise,
+        waveforms=ecg,
+        seed=seed,
+    )
+    _write(out, scan)
+
+
+def _write(out: Path, scan: Scan) -> None:
+    truth = scan.save(out)
+    readouts = sum(isinstance(item, Acquisition) for item in scan.items)
+    typer.echo(f"wrote {out}: {readouts} readouts; truth: {truth}")
+
+
+if __name__ == "__main__":
+    app()
