@@ -32,6 +32,12 @@ def real_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float64 if dtype == np.complex128 else np.float32)
 
 
+def like(array: np.ndarray, other: Array) -> Any:
+    """Put a NumPy `array` on the GPU if `other` is a CuPy array; otherwise leave it."""
+    cupy = sys.modules.get("cupy")
+    return cupy.asarray(array) if cupy is not None and isinstance(other, cupy.ndarray) else array
+
+
 def through_numpy(function: Callable[..., np.ndarray]) -> Callable[..., Array]:
     """Let a NumPy function take a tensor as its first argument, eagerly or in a graph (without a gradient).
 

@@ -46,7 +46,8 @@ def pipe_weights(trajectory: np.ndarray, grid_shape: Sequence[int], iterations: 
     digest = hashlib.blake2b(trajectory.data, digest_size=16).digest()
     key = (digest, trajectory.shape, trajectory.dtype.str, shape, iterations)
     weights: np.ndarray = _cache.get(key, lambda: _pipe(trajectory, shape, iterations))
-    return weights.copy()
+    copy: np.ndarray = weights.copy()
+    return copy
 
 
 def _pipe(trajectory: np.ndarray, shape: tuple[int, ...], iterations: int) -> np.ndarray:

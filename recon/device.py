@@ -68,6 +68,20 @@ def use_gpu() -> bool:
         return _gpu
 
 
+def put(array: np.ndarray) -> Any:
+    """Copy to the GPU (CuPy) if it is in use; otherwise return the same array."""
+    if not use_gpu():
+        return array
+    import cupy
+
+    return cupy.asarray(array)
+
+
+def get(array: Any) -> np.ndarray:
+    """Copy back what `put` and computations on it made."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
 def self_test() -> bool:
     """Compare small NUFFTs on the GPU with the same on the CPU; warn and return False where they differ."""
     from recon import nufft

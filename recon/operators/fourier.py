@@ -1,0 +1,125 @@
+"""Fourier operators: Cartesian, nonuniform, and the Gram operator of the latter as a convolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.fft
+
+from recon import nufft
+from recon.arrays import Array, complex_dtype, is_tensor, real_dtype
+from recon.fourier import fftc, ifftc
+from recon.operators.linear import LinearOperator
+
+
+class Fourier(LinearOperator):
+    """Centred orthonormal FFT over the last `rank` axes, times a sampling mask.
+
+    Args:
+        rank: number of image axes.
+        mask: real or boolean, broadcast against `[..., *image_shape]`; None samples everything.
+    """
+
+    def __init__(self, rank: int = 2, mask: np.ndarray | None = None) -> None:
+        self.axes = tuple(range(-rank, 0))
+        self.mask = mask
+
+    def forward(self, x: Array) -> Array:
+        return self._sample(fftc(x, self.axes))
+
+    def adjoint(self, y: Array) -> Array:
+        return ifftc(self._sample(y), self.axes)
+
+    def _sample(self, kspace: Array) -> Array:
+        if self.mask is None:
+            return kspace
+        return kspace * np.asarray(self.mask, real_dtype(complex_dtype(kspace)))
+
+
+class Nufft(LinearOperator):
+    """Orthonormal NUFFT, images `[..., *image_shape]` to k-space `[..., sample]`.
+
+    Args:
+        trajectory: `[sample, axis]` in rad/pixel.
+        image_shape: pixels per axis.
+        tolerance: relative accuracy.
+    """
+
+    def __init__(self, trajectory: np.ndarray, image_shape: Sequence[int], tolerance: float = nufft.TOLERANCE) -> None:
+        self.trajectory = np.asarray(trajectory)
+        self.image_shape = tuple(image_shape)
+        self.tolerance = tolerance
+
+    def plan(self, dtype: Any) -> nufft.Nufft:
+        """The cached plan for data of this dtype."""
+        return nufft.plan(self.trajectory, self.image_shape, self.tolerance, dtype)
+
+    def forward(self, x: Array) -> Array:
+        if is_tensor(x):
+            return nufft.nufft(x, self.trajectory, self.image_shape, 2, self.tolerance)
+        return self.plan(complex_dtype(x)).forward(x)
+
+    def adjoint(self, y: Array) -> Array:
+        if is_tensor(y):
+            return nufft.nufft(y, self.trajectory, self.image_shape, 1, self.tolerance)
+        return self.plan(complex_dtype(y)).adjoint(y)
+
+
+class ToeplitzGram(LinearOperator):
+    """A^H W A of a NUFFT as a convolution: two FFTs of twice the size, no interpolation.
+
+    Fessler et al., IEEE Trans. Signal Process. 53 (2005). Pays where samples are many per pixel, or on a GPU.
+
+    Args:
+        trajectory: `[sample, axis]` in rad/pixel.
+        image_shape: pixels per axis.
+        weights: real `[sample]`; None for ones.
+        tolerance: relative accuracy of the convolution kernel.
+    """
+
+    def __init__(
+        self,
+        trajectory: np.ndarray,
+        image_shape: Sequence[int],
+        weights: np.ndarray | None = None,
+        tolerance: float = 1e-6,
+    ) -> None:
+        self.image_shape = tuple(image_shape)
+        doubled = tuple(2 * n for n in self.image_shape)
+        values = np.ones(len(trajectory)) if weights is None else np.asarray(weights)
+        plan = nufft.Nufft(trajectory, doubled, tolerance, np.complex128, gpu=False)
+        spread = plan.adjoint(values.astype(np.complex128)) * (math.sqrt(math.prod(doubled)) / math.prod(self.image_shape))
+        # Distance -n never occurs between n pixels; without it the kernel is Hermitian and its transform real.
+        for axis in range(len(doubled)):
+            spread[(slice(None),) * axis + (0,)] = 0
+        self.kernel = scipy.fft.fftn(scipy.fft.ifftshift(spread)).real
+
+    def forward(self, x: Array) -> Array:
+        if is_tensor(x):
+            return self._forward_tensor(x)
+        dtype = complex_dtype(x)
+        axes = tuple(range(-len(self.image_shape), 0))
+        spectrum = scipy.fft.fftn(x, s=self.kernel.shape, axes=axes)
+        spectrum *= self.kernel.astype(real_dtype(dtype), copy=False)
+        inside = (..., *(slice(n) for n in self.image_shape))
+        return scipy.fft.ifftn(spectrum, axes=axes, overwrite_x=True)[inside].astype(dtype, copy=False)
+
+    def adjoint(self, y: Array) -> Array:
+        return self.forward(y)
+
+    def _forward_tensor(self, x: Any) -> Any:
+        import tensorflow as tf
+
+        rank = len(self.image_shape)
+        to, back = {
+            1: (tf.signal.fft, tf.signal.ifft),
+            2: (tf.signal.fft2d, tf.signal.ifft2d),
+            3: (tf.signal.fft3d, tf.signal.ifft3d),
+        }[rank]
+        padding = [[0, 0]] * (x.shape.rank - rank) + [[0, n] for n in self.image_shape]
+        spectrum = to(tf.pad(x, padding)) * tf.cast(self.kernel, x.dtype)
+        inside = (..., *(slice(n) for n in self.image_shape))
+        return back(spectrum)[inside]

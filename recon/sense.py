@@ -1,0 +1,196 @@
+"""Reconstruction of multi-coil data: gridding, self-calibrated sensitivities, CG-SENSE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from recon import device, nufft
+from recon.arrays import Array, complex_dtype, is_tensor, real_dtype
+from recon.coils import combine, inati, walsh
+from recon.density import pipe_weights
+from recon.operators import Encoding
+from recon.solvers import conjugate_gradient
+
+
+def gridding(
+    kspace: Array,
+    trajectory: np.ndarray,
+    weights: np.ndarray | None,
+    image_shape: Sequence[int],
+    maps: Array | None = None,
+    tolerance: float = nufft.TOLERANCE,
+) -> Array:
+    """Gridding reconstruction A^H W y: density weights, then the adjoint NUFFT.
+
+    Args:
+        kspace: complex `[..., coil, sample]`, array or tensor.
+        trajectory: `[sample, axis]` in rad/pixel, or `[..., sample, axis]` with the leading axes of `kspace`.
+        weights: density weights `[sample]` or `[..., sample]` like the trajectory; None finds them by `pipe_weights`.
+        image_shape: pixels per axis.
+        maps: sensitivity maps `[..., coil, *image_shape]`, to combine the coils.
+        tolerance: relative accuracy of the NUFFT.
+
+    Returns:
+        Coil images `[..., coil, *image_shape]`, or with maps the combined images `[..., *image_shape]`.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    trajectory = _check(kspace, trajectory, image_shape)
+    if weights is None:
+        weights = pipe_weights(trajectory, image_shape)
+    weights = np.asarray(weights)
+    if weights.shape != trajectory.shape[:-1]:
+        raise ValueError(f"weights of shape {weights.shape} do not fit a trajectory of shape {trajectory.shape}")
+    weighted = kspace * np.expand_dims(weights, -2).astype(real_dtype(complex_dtype(kspace)))
+    images = _adjoint(weighted, trajectory, tuple(image_shape), tolerance)
+    return images if maps is None else combine(images, maps, rank=len(image_shape))
+
+
+def self_calibrated_maps(
+    kspace: Array,
+    trajectory: np.ndarray,
+    image_shape: Sequence[int],
+    weights: np.ndarray | None = None,
+    bandwidth: float = 0.2,
+    method: Literal["inati", "walsh"] = "inati",
+    kernel_size: int = 9,
+) -> Array:
+    """Sensitivity maps from the centre of the data itself: low-pass gridding, then `inati` or `walsh`.
+
+    Average several frames or views into one call (samples side by side) for a good centre of k-space.
+
+    Args:
+        kspace, trajectory, image_shape, weights: see `gridding`.
+        bandwidth: radius of the Hann window that is kept, as a fraction of the k-space radius pi.
+        method: how maps are found in the low-resolution images.
+        kernel_size: box size in pixels for that method.
+
+    Returns:
+        Maps `[..., coil, *image_shape]` with sum |s|^2 = 1 over the coils.
+
+    Raises:
+        ValueError: shapes do not fit, or no sample lies within the bandwidth.
+    """
+    trajectory = _check(kspace, trajectory, image_shape)
+    if weights is None:
+        weights = pipe_weights(trajectory, image_shape)
+    radius = np.linalg.norm(trajectory, axis=-1) / (np.pi * bandwidth)
+    window = np.where(radius < 1, 0.5 + 0.5 * np.cos(np.pi * np.minimum(radius, 1)), 0)
+    if not window.any():
+        raise ValueError(f"no sample lies within a fraction {bandwidth} of k-space; raise the bandwidth")
+    images = gridding(kspace, trajectory, np.asarray(weights) * window, image_shape)
+    if method == "inati":
+        return inati(images, kernel_size, rank=len(image_shape))
+    if method == "walsh":
+        return walsh(images, kernel_size, rank=len(image_shape))
+    raise ValueError(f"method must be 'inati' or 'walsh', not {method!r}")
+
+
+def cg_sense(
+    kspace: Array,
+    trajectory: np.ndarray,
+    maps: Array,
+    iterations: int = 10,
+    tolerance: float = 0.0,
+    regularisation: float = 0.0,
+    weights: np.ndarray | None = None,
+    nufft_tolerance: float = nufft.TOLERANCE,
+) -> Array:
+    """Iterative SENSE: minimise |W^1/2 (A S x - y)|^2 + lambda |x|^2 by conjugate gradients.
+
+    Pruessmann et al., Magn. Reson. Med. 46 (2001). Weights speed up convergence (fewer iterations for the same image)
+    but raise the noise; without them the solution is the least-squares one.
+
+    Args:
+        kspace: complex `[..., coil, sample]`, array or tensor.
+        trajectory: `[sample, axis]` in rad/pixel, or `[..., sample, axis]` with the leading axes of `kspace`.
+        maps: sensitivity maps `[coil, *image_shape]`, or `[..., coil, *image_shape]`.
+        iterations: at most so many.
+        tolerance: stop when the normal equation's residual falls below this fraction of its right-hand side.
+        regularisation: lambda in units of the mean diagonal of A^H W A.
+        weights: density weights `[sample]` or `[..., sample]` like the trajectory; None for ones.
+        nufft_tolerance: relative accuracy of the NUFFT.
+
+    Returns:
+        Images `[..., *image_shape]`.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    rank = np.shape(trajectory)[-1]
+    trajectory = _check(kspace, trajectory, maps.shape[-rank:])
+    if maps.shape[-rank - 1] != kspace.shape[-2]:
+        raise ValueError(f"maps of {maps.shape[-rank - 1]} coils do not fit k-space of {kspace.shape[-2]} coils")
+    batch = tuple(kspace.shape[:-2])
+
+    def solve(index: tuple[int, ...]) -> Array:
+        chosen = maps[index] if len(maps.shape) > rank + 1 else maps
+        points = trajectory[index] if trajectory.ndim > 2 else trajectory
+        weight = None if weights is None else np.asarray(weights)[index if np.ndim(weights) > 1 else ...]
+        return _solve(kspace[index], points, chosen, iterations, tolerance, regularisation, weight, nufft_tolerance)
+
+    images = [solve(index) for index in np.ndindex(*batch)]
+    if is_tensor(kspace):
+        import tensorflow as tf
+
+        return tf.reshape(tf.stack(images), [*batch, *images[0].shape])
+    result: np.ndarray = np.stack(images).reshape(*batch, *images[0].shape)
+    return result
+
+
+def _solve(
+    kspace: Array,
+    trajectory: np.ndarray,
+    maps: Array,
+    iterations: int,
+    tolerance: float,
+    regularisation: float,
+    weights: np.ndarray | None,
+    nufft_tolerance: float,
+) -> Array:
+    dtype = complex_dtype(kspace)
+    on_host = not is_tensor(kspace)
+    if on_host:
+        kspace, maps = device.put(np.asarray(kspace)), device.put(np.ascontiguousarray(maps, dtype))
+    encoding = Encoding(maps, trajectory, weights=weights, tolerance=nufft_tolerance)
+    damping = regularisation * encoding.mean_diagonal
+    gram = encoding.gram
+
+    def normal(image: Array) -> Array:
+        result = gram(image)
+        return result + damping * image if damping else result
+
+    image = conjugate_gradient(normal, encoding.adjoint(encoding.weigh(kspace)), iterations, tolerance)
+    return device.get(image) if on_host else image
+
+
+def _adjoint(kspace: Array, trajectory: np.ndarray, shape: tuple[int, ...], tolerance: float) -> Array:
+    """Adjoint NUFFT of `[..., coil, sample]`, with one trajectory or one for each index of the leading axes."""
+    if is_tensor(kspace):
+        points = trajectory if trajectory.ndim == 2 else np.expand_dims(trajectory, -3)
+        return nufft.nufft(kspace, points, shape, 1, tolerance)
+    dtype = complex_dtype(kspace)
+    if trajectory.ndim == 2:
+        images: np.ndarray = nufft.plan(trajectory, shape, tolerance, dtype).adjoint(np.asarray(kspace))
+        return images
+    result = np.empty((*kspace.shape[:-1], *shape), dtype)
+    for index in np.ndindex(*trajectory.shape[:-2]):
+        result[index] = nufft.plan(trajectory[index], shape, tolerance, dtype).adjoint(kspace[index])
+    return result
+
+
+def _check(kspace: Array, trajectory: Any, image_shape: Sequence[int]) -> np.ndarray:
+    trajectory = np.asarray(trajectory)
+    batch, samples = tuple(kspace.shape[:-2]), kspace.shape[-1]
+    fits = trajectory.ndim >= 2 and trajectory.shape[-2] == samples and trajectory.shape[-1] == len(image_shape)
+    if len(kspace.shape) < 2 or not fits or trajectory.shape[:-2] not in ((), batch):
+        raise ValueError(
+            f"k-space {tuple(kspace.shape)} ([..., coil, sample]), trajectory {trajectory.shape} ([..., sample, axis]) "
+            f"and image shape {tuple(image_shape)} do not fit together: flatten views and samples of both, and give one "
+            "trajectory for all or one for each index of the leading axes"
+        )
+    return trajectory
