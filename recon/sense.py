@@ -184,13 +184,13 @@ def _adjoint(kspace: Array, trajectory: np.ndarray, shape: tuple[int, ...], tole
 
 
 def _check(kspace: Array, trajectory: Any, image_shape: Sequence[int]) -> np.ndarray:
-    trajectory = np.asarray(trajectory)
+    points: np.ndarray = np.asarray(trajectory)
     batch, samples = tuple(kspace.shape[:-2]), kspace.shape[-1]
-    fits = trajectory.ndim >= 2 and trajectory.shape[-2] == samples and trajectory.shape[-1] == len(image_shape)
-    if len(kspace.shape) < 2 or not fits or trajectory.shape[:-2] not in ((), batch):
+    fits = points.ndim >= 2 and points.shape[-2] == samples and points.shape[-1] == len(image_shape)
+    if len(kspace.shape) < 2 or not fits or points.shape[:-2] not in ((), batch):
         raise ValueError(
-            f"k-space {tuple(kspace.shape)} ([..., coil, sample]), trajectory {trajectory.shape} ([..., sample, axis]) "
+            f"k-space {tuple(kspace.shape)} ([..., coil, sample]), trajectory {points.shape} ([..., sample, axis]) "
             f"and image shape {tuple(image_shape)} do not fit together: flatten views and samples of both, and give one "
             "trajectory for all or one for each index of the leading axes"
         )
-    return trajectory
+    return points
