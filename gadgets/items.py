@@ -325,13 +325,14 @@ class ReconBit:
 
 
 class ReconData(Item):
-    """Sorted k-spaces, one `ReconBit` an encoding space (message 1023)."""
+    """Sorted k-spaces, one `ReconBit` an encoding space (message 1023), and the waveforms of their bucket (not on the wire)."""
 
-    __slots__ = ("bits",)
+    __slots__ = ("bits", "waveforms")
 
-    def __init__(self, bits: list[ReconBit]) -> None:
+    def __init__(self, bits: list[ReconBit], waveforms: list[Waveform] | None = None) -> None:
         super().__init__()
         self.bits = bits
+        self.waveforms = waveforms if waveforms is not None else []
 
 
 class ImageArray(Item):
