@@ -18,6 +18,15 @@ _DEPENDENT = 1e-9
 """Smallest eigenvalue of the noise correlation matrix, relative to the largest, that still counts as full rank."""
 
 
+class SingularNoiseError(ValueError):
+    """A noise covariance that cannot be whitened; `channels` are the ones at fault."""
+
+    def __init__(self, faulty: np.ndarray, fault: str) -> None:
+        self.channels = tuple(int(index) for index in np.flatnonzero(faulty))
+        names = ", ".join(map(str, self.channels)) or "unknown"
+        super().__init__(f"the noise covariance cannot be whitened: channel(s) {names} (counted from 0) have {fault}")
+
+
 def noise_covariance(samples: np.ndarray) -> np.ndarray:
     """Covariance E(n n^H) of noise samples `[..., coil, sample]`, averaged over all axes but the coils.
 
@@ -40,7 +49,8 @@ def whitening_matrix(covariance: np.ndarray) -> np.ndarray:
         complex128 `[coil, coil]`, lower triangular.
 
     Raises:
-        ValueError: the covariance is singular or not finite; names the channels.
+        SingularNoiseError: the covariance is singular or not finite; names the channels.
+        ValueError: no square matrix.
     """
     covariance = np.asarray(covariance, np.complex128)
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
@@ -48,24 +58,16 @@ def whitening_matrix(covariance: np.ndarray) -> np.ndarray:
     variance = covariance.diagonal().real
     finite = np.isfinite(covariance).all(axis=1) & np.isfinite(covariance).all(axis=0)
     if not finite.all():
-        raise ValueError(_channel_error(np.isnan(variance) | np.isinf(variance), "noise that is not finite (NaN, Inf)"))
+        raise SingularNoiseError(~np.isfinite(variance), "noise that is not finite (NaN, Inf)")
     dead = variance <= 1e-12 * np.median(variance)
     if dead.any() or not variance.any():
-        raise ValueError(_channel_error(dead | (variance <= 0), "no noise at all (dead or unplugged)"))
+        raise SingularNoiseError(dead | (variance <= 0), "no noise at all (dead or unplugged)")
     deviation = np.sqrt(variance)
     values, vectors = np.linalg.eigh(covariance / np.outer(deviation, deviation))
     if values[0] <= _DEPENDENT * values[-1]:
         involved = np.abs(vectors[:, 0]) > 0.1 * np.abs(vectors[:, 0]).max()
-        raise ValueError(_channel_error(involved, "noise that is a copy or a sum of other channels' (or too few noise samples)"))
+        raise SingularNoiseError(involved, "noise that is a copy or a sum of other channels' (or too few noise samples)")
     return np.linalg.inv(np.linalg.cholesky(covariance))
-
-
-def _channel_error(faulty: np.ndarray, fault: str) -> str:
-    channels = ", ".join(str(index) for index in np.flatnonzero(faulty)) or "unknown"
-    return (
-        f"the noise covariance cannot be whitened: channel(s) {channels} (counted from 0) have {fault}; "
-        "remove these channels from the data, acquire more noise, or switch whitening off"
-    )
 
 
 def apply_channels(matrix: np.ndarray, data: Array, coil_axis: int = -2) -> Array:
