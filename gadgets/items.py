@@ -23,6 +23,7 @@ from gadgets.layout import (
     Flag,
     ImageType,
     blank,
+    clone,
 )
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Acquisition(_Headed):
 
     def with_data(self, data: np.ndarray, trajectory: np.ndarray | None = None) -> Acquisition:
         """The same readout with other arrays and a header of its own (the received one is left as it was)."""
-        header = self.header.copy()
+        header = clone(self.header)
         other = Acquisition(header, data, trajectory)
         other.received, other.triggered = self.received, self.triggered
         other.agree()
@@ -215,7 +216,7 @@ class Image(_Headed):
 
     def with_data(self, data: np.ndarray) -> Image:
         """The same image with other pixels and its own header and attributes."""
-        other = Image(self.header.copy(), data, dict(self.meta))
+        other = Image(clone(self.header), data, dict(self.meta))
         other.received, other.triggered = self.received, self.triggered
         return other
 
@@ -414,7 +415,7 @@ def meta_from_xml(xml: bytes) -> Meta:
 
 
 def meta_to_xml(meta: Meta) -> bytes:
-    """Dictionary -> ISMRMRD meta XML; empty for an empty dictionary."""
+    """Dictionary -> ISMRMRD meta XML in ASCII (gadgetron-python and ismrmrd.File decode it so); empty for an empty dictionary."""
     if not meta:
         return b""
     parts = ['<?xml version="1.0"?>\n<ismrmrdMeta>']
@@ -423,4 +424,4 @@ def meta_to_xml(meta: Meta) -> bytes:
         inner = "".join(f"<value>{escape(str(one))}</value>" for one in values)
         parts.append(f"<meta><name>{escape(name)}</name>{inner}</meta>")
     parts.append("</ismrmrdMeta>")
-    return "".join(parts).encode()
+    return "".join(parts).encode("ascii", "xmlcharrefreplace")

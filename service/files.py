@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from gadgets.items import Acquisition, Image, Item, Waveform
-from gadgets.layout import ACQUISITION_HEADER, ELEMENT_TYPES, IMAGE_HEADER, WAVEFORM_HEADER
+from gadgets.layout import ACQUISITION_HEADER, ELEMENT_TYPES, IMAGE_HEADER, WAVEFORM_HEADER, clone
 from service.transport import Connection
 from service.wire import Close, Config, EndOfStream, Filename, HeaderXml, Message
 
@@ -140,8 +140,7 @@ def _blocks(dataset: h5py.Dataset, dtype: np.dtype) -> Iterator[tuple[int, Any, 
         rows = dataset[start : start + BLOCK]
         headers = rows["head"] if head == dtype else rows["head"].astype(dtype)
         for i, header in enumerate(headers):
-            own = np.ndarray((), dtype, bytearray(header.tobytes()))[()]
-            yield start + i, own, rows[i]
+            yield start + i, clone(header), rows[i]
 
 
 def _acquisitions(dataset: h5py.Dataset) -> Iterator[Acquisition]:
@@ -169,7 +168,7 @@ def _waveforms(dataset: h5py.Dataset) -> Iterator[Waveform]:
 def _images(node: h5py.Group) -> Iterator[Image]:
     headers, attributes, data = _read_image_group(node)
     for i, header in enumerate(headers):
-        yield Image(np.ndarray((), IMAGE_HEADER, bytearray(header.tobytes()))[()], data[i], attributes[i])
+        yield Image(clone(header), data[i], attributes[i])
 
 
 # -- recorded streams ------------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from gadgets.items import (
     Waveform,
     meta_to_xml,
 )
-from gadgets.layout import ACQUISITION_HEADER, DATA_TYPES, IMAGE_HEADER, SAMPLING_DESCRIPTION
+from gadgets.layout import ACQUISITION_HEADER, DATA_TYPES, IMAGE_HEADER, SAMPLING_DESCRIPTION, clone
 from service.wire.errors import WireError
 from service.wire.messages import Close, Config, ErrorReport, Filename, HeaderXml, Message, MessageId, Query, Response
 from service.wire.parsers import COMPLEX64, FLOAT32, UINT32
@@ -165,7 +165,7 @@ def _image(item: Image) -> Buffers:
             f"got shape {item.data.shape}, {item.data.dtype}"
         )
     attributes = item.attribute_string
-    header = np.ndarray((), IMAGE_HEADER, bytearray(item.header.tobytes()))
+    header = clone(item.header)
     header["data_type"] = DATA_TYPES[dtype]
     header["matrix_size"] = item.data.shape[:0:-1]
     header["channels"] = item.data.shape[0]
