@@ -14,6 +14,8 @@ from scipy.ndimage import uniform_filter
 
 from recon.arrays import Array, complex_dtype, is_tensor, through_numpy
 
+_SLAB_VALUES = 2**22
+"""Values of the pixel-wise coil covariances held at once (32 MiB)."""
 _DEPENDENT = 1e-9
 """Smallest eigenvalue of the noise correlation matrix, relative to the largest, that still counts as full rank."""
 
@@ -135,7 +137,9 @@ def walsh(images: np.ndarray, kernel_size: int = 5, rank: int = 2) -> np.ndarray
 
 
 @through_numpy
-def inati(images: np.ndarray, kernel_size: int = 5, iterations: int = 5, tolerance: float = 1e-3, rank: int = 2) -> np.ndarray:
+def inati(
+    images: np.ndarray, kernel_size: int | tuple[int, ...] = 5, iterations: int = 5, tolerance: float = 1e-3, rank: int = 2
+) -> np.ndarray:
     """Sensitivity maps and combined image found together by local power iterations.
 
     Inati, Hansen, Kellman, Proc. ISMRM 22 (2014) 4407: alternate between maps, smoothed over a box from coil images times
@@ -143,7 +147,7 @@ def inati(images: np.ndarray, kernel_size: int = 5, iterations: int = 5, toleran
 
     Args:
         images: complex `[..., coil, y, x]` (or `z, y, x`).
-        kernel_size: edge of the box in pixels.
+        kernel_size: edge of the box in pixels, one for all image axes or one an axis.
         iterations: at most so many.
         tolerance: stop when the combined image changes by less than this (relative l2).
         rank: number of image axes.
@@ -165,7 +169,7 @@ def _each_batch(images: np.ndarray, rank: int, estimate: Callable[[np.ndarray], 
     return maps.reshape(images.shape)
 
 
-def _smooth(values: np.ndarray, kernel_size: int) -> np.ndarray:
+def _smooth(values: np.ndarray, kernel_size: int | tuple[int, ...]) -> np.ndarray:
     """Box filter over all axes but the first; zeros outside."""
     result = np.empty_like(values)
     for index, one in enumerate(values):
@@ -179,8 +183,7 @@ def _walsh(images: np.ndarray, kernel_size: int) -> np.ndarray:
     coils, rows, *rest = images.shape
     maps = np.empty_like(images)
     reference = _mean_coil(images)
-    # Slabs bound the memory of the pixel-wise covariances to some 32 MiB.
-    height = max(1, 2**22 // (coils**2 * math.prod(rest)))
+    height = max(1, _SLAB_VALUES // (coils**2 * math.prod(rest)))
     halo = kernel_size // 2
 
     def slab(index: int) -> None:
@@ -206,7 +209,7 @@ def _mean_coil(images: np.ndarray) -> np.ndarray:
     return vector
 
 
-def _inati(images: np.ndarray, kernel_size: int, iterations: int, tolerance: float) -> np.ndarray:
+def _inati(images: np.ndarray, kernel_size: int | tuple[int, ...], iterations: int, tolerance: float) -> np.ndarray:
     tiny = np.finfo(images.real.dtype).tiny
     combined = np.einsum("c,c...->...", _unit(images.reshape(images.shape[0], -1).sum(1)).conj(), images)
     maps = images

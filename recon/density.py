@@ -62,7 +62,7 @@ def _pipe_one(points: np.ndarray, shape: tuple[int, ...], iterations: int) -> np
 
     grid = tuple(next_fast_len(2 * n) for n in shape)
     kind = "complex128" if points.dtype == np.float64 else "complex64"
-    options: dict[str, Any] = {"eps": 1e-6, "upsampfac": 2.0, "nthreads": 1, "spreadinterponly": 1, "dtype": kind}
+    options: dict[str, Any] = {"eps": 1e-6, "upsampfac": 2.0, "nthreads": 1, "spreadinterponly": 1, "dtype": kind, "showwarn": 0}
     kernel = finufft.Plan(1, grid, 1, **options)
     # The sum of the kernel over the grid turns K into a local average of unit area.
     kernel.setpts(*np.zeros((len(shape), 1), points.dtype))
@@ -81,8 +81,9 @@ def _pipe_one(points: np.ndarray, shape: tuple[int, ...], iterations: int) -> np
 def radial_weights(trajectory: np.ndarray, grid_shape: Sequence[int]) -> np.ndarray:
     """Exact weights of a two-dimensional radial trajectory with any angles: radius times the angle a spoke stands for.
 
-    A sample at radius r has the area r dr da, with da half the gap to both neighbouring spokes (modulo pi); the central
-    samples share the disc of radius dr / 2.
+    A sample at radius r has the area r dr da, with da half the gap to both neighbouring spokes (modulo pi). The central
+    samples share pi dr^2 / 6: by the Euler-Maclaurin formula this, not the disc of radius dr / 2 (pi dr^2 / 4), makes
+    the sum over the rings equal the integral, so that large objects keep their amplitude without readout oversampling.
 
     Args:
         trajectory: `[..., view, sample, 2]` in rad/pixel; spokes through the centre, evenly spaced samples.
@@ -102,7 +103,7 @@ def radial_weights(trajectory: np.ndarray, grid_shape: Sequence[int]) -> np.ndar
     spacing = np.linalg.norm(span, axis=-1, keepdims=True) / (trajectory.shape[-2] - 1)
     gaps = _angular_gaps(np.mod(np.arctan2(span[..., 1], span[..., 0]), np.pi))[..., None]
     radius = np.linalg.norm(points, axis=-1)
-    area = np.where(radius < spacing / 2, spacing**2 / 4, radius * spacing) * gaps
+    area = np.where(radius < spacing / 2, spacing**2 / 6, radius * spacing) * gaps
     weights: np.ndarray = (area * (math.prod(grid_shape) / (2 * np.pi) ** 2)).astype(trajectory.dtype)
     return weights
 
@@ -112,11 +113,11 @@ def uniform_radial_weights(base_resolution: int, views: int, readout_os: float =
 
     Returns:
         float32 `[sample]`, the same for every view: pi m / (views readout_os^2) for the m-th sample from the centre,
-        pi / (4 views readout_os^2) for the centre.
+        pi / (6 views readout_os^2) for the centre.
     """
     samples = round(base_resolution * readout_os)
     steps = np.abs(np.arange(samples) - samples / 2)
-    return (np.pi / (views * readout_os**2) * np.where(steps < 0.5, 0.25, steps)).astype(np.float32)
+    return (np.pi / (views * readout_os**2) * np.where(steps < 0.5, 1 / 6, steps)).astype(np.float32)
 
 
 def _angular_gaps(angles: np.ndarray) -> np.ndarray:

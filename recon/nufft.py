@@ -175,8 +175,8 @@ class _CpuPlans:
         plan = None
         with self.lock:
             if self.free.empty() and self.made < device.threads():
-                self.made += 1
                 plan = self.make()
+                self.made += 1
         plan = plan or self.free.get()
         try:
             yield plan
@@ -198,6 +198,7 @@ class _CpuPlans:
             dtype=nufft.dtype.name,
             nthreads=1,
             upsampfac=upsampling,
+            showwarn=0,
         )
         plan.setpts(*nufft.points)
         return plan
@@ -311,7 +312,8 @@ def run_each(function: Callable[[int], None], count: int) -> None:
     try:
         work()
     finally:
-        errors = [future.exception() for future in futures]
+        # Helpers that have not started are not needed any more; waiting for them could deadlock in nested calls.
+        errors = [future.exception() for future in futures if not future.cancel()]
     for error in errors:
         if error is not None:
             raise error

@@ -1,0 +1,119 @@
+"""Density weights: true amplitude, agreement with theory and with the oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recon import nufft
+from recon.density import pipe_weights, radial_weights, uniform_radial_weights
+from recon.phantoms import shepp_logan
+from recon.sense import gridding
+from recon.trajectory import radial_trajectory
+from tests.recon.conftest import random_trajectory, relative_error
+
+SIZE = 64
+
+
+def amplitude_and_error(trajectory: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Scale that fits A^H W A x to x, and the error that remains, for a disc inscribed in the image."""
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE // 2
+    # A smooth object: its spectrum does not reach the corners of k-space, which radial sampling leaves out.
+    truth = (np.exp(-(x**2 + y**2) / 128) * (1 + 0.3 * np.cos(x / 3))).astype(np.complex64)
+    kspace = nufft.Nufft(trajectory, truth.shape, 1e-5).forward(truth[None])
+    image = gridding(kspace, trajectory, weights, truth.shape)[0]
+    scale = np.vdot(truth, image).real / np.vdot(truth, truth).real
+    return float(scale), relative_error(truth * scale, image)
+
+
+@pytest.mark.parametrize("ordering", ["linear", "golden", "golden_half", "tiny"])
+@pytest.mark.parametrize("readout_os", [1.0, 2.0])
+def test_radial_gridding_returns_the_true_amplitude(ordering: Any, readout_os: float) -> None:
+    spokes = radial_trajectory(SIZE, 144, ordering=ordering, readout_os=readout_os)
+    scale, error = amplitude_and_error(spokes.reshape(-1, 2), radial_weights(spokes, (SIZE, SIZE)).reshape(-1))
+    assert scale == pytest.approx(1, abs=0.02)
+    # Without oversampling the readout aliases a little into the field of view.
+    assert error < (0.03 if readout_os == 2 else 0.12)
+
+
+@pytest.mark.parametrize("readout_os", [1.0, 2.0])
+def test_pipe_gridding_returns_the_true_amplitude(readout_os: float) -> None:
+    trajectory = radial_trajectory(SIZE, 144, ordering="golden", readout_os=readout_os).reshape(-1, 2)
+    scale, error = amplitude_and_error(trajectory, pipe_weights(trajectory, (SIZE, SIZE)))
+    assert scale == pytest.approx(1, abs=0.03)
+    assert error < 0.05
+
+
+def test_gridding_a_phantom_keeps_its_amplitude() -> None:
+    spokes = radial_trajectory(128, 256, ordering="golden")
+    trajectory = spokes.reshape(-1, 2)
+    truth = shepp_logan((128, 128)).astype(np.complex64)
+    kspace = nufft.Nufft(trajectory, truth.shape).forward(truth[None])
+    image = gridding(kspace, trajectory, radial_weights(spokes, truth.shape).reshape(-1), truth.shape)[0]
+    inside = np.isclose(truth, 0.2)
+    assert image[inside].real.mean() == pytest.approx(0.2, rel=0.03)
+
+
+def test_a_full_cartesian_grid_has_weights_of_one() -> None:
+    k = (np.arange(32) - 16) * (2 * np.pi / 32)
+    grid = np.stack(np.meshgrid(k, k, indexing="ij"), -1).reshape(-1, 2)
+    assert pipe_weights(grid, (32, 32)) == pytest.approx(1, abs=0.02)
+
+
+def test_pipe_agrees_with_the_oracle(oracle: Any) -> None:
+    # Its scale is another: it makes the iteration's kernel, not the object's amplitude, the unit.
+    expected = 1 / oracle["density_pipe"].ravel()
+    ours = pipe_weights(oracle["radial33"].reshape(-1, 2), (64, 64))
+    scale = np.vdot(ours, expected) / np.vdot(ours, ours)
+    assert relative_error(expected, scale * ours) < 0.01
+
+
+def test_radial_weights_agree_with_the_oracle(oracle: Any) -> None:
+    # The oracle counts the area of a square for the disc (4 / pi), and 1/4 instead of 1/6 for the centre.
+    expected = np.pi / 4 / oracle["density_radial"]
+    expected[:, 64] *= 2 / 3
+    ours = np.broadcast_to(uniform_radial_weights(64, 33), (33, 128))
+    assert relative_error(expected, ours) < 1e-5
+
+
+def test_pipe_is_batched_and_deterministic() -> None:
+    trajectories = random_trajectory(2 * 300, 2).reshape(2, 300, 2)
+    both = pipe_weights(trajectories, (20, 24))
+    assert both.shape == (2, 300)
+    for index in range(2):
+        assert np.array_equal(both[index], pipe_weights(trajectories[index], (20, 24)))
+    both[:] = 0  # the caller may change what it got
+    assert pipe_weights(trajectories, (20, 24)).min() > 0
+
+
+def test_pipe_in_three_dimensions_and_double_precision() -> None:
+    weights = pipe_weights(random_trajectory(4000, 3, dtype="float64"), (12, 10, 8))
+    assert weights.dtype == np.float64
+    # Random points over all of k-space share its area, N units, among themselves.
+    assert weights.sum() == pytest.approx(12 * 10 * 8, rel=0.1)
+
+
+def test_radial_weights_cover_the_disc_for_any_angles() -> None:
+    spokes = radial_trajectory(SIZE, 55, ordering="golden")
+    area = radial_weights(spokes, (SIZE, SIZE)).sum()
+    assert area == pytest.approx(np.pi / 4 * SIZE**2, rel=0.02)
+    uniform = radial_trajectory(SIZE, 34, angle_range="half")
+    formula = np.broadcast_to(uniform_radial_weights(SIZE, 34), (34, 2 * SIZE))
+    assert relative_error(formula, radial_weights(uniform, (SIZE, SIZE))) < 1e-5
+
+
+def test_a_single_and_coincident_spokes_have_finite_weights() -> None:
+    one = radial_trajectory(8, 1)
+    assert np.isfinite(radial_weights(one, (8, 8))).all()
+    twice = np.concatenate([one, one])
+    assert radial_weights(twice, (8, 8)).sum() == pytest.approx(radial_weights(one, (8, 8)).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("trajectory", [np.zeros((5, 3)), np.zeros(4), np.full((5, 2), np.nan)])
+def test_unusable_trajectories_are_refused(trajectory: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="trajectory"):
+        pipe_weights(trajectory, (8, 8))
+    with pytest.raises(ValueError, match="view, sample"):
+        radial_weights(trajectory, (8, 8))
