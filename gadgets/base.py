@@ -25,6 +25,7 @@ import typing
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -111,6 +112,15 @@ class Gadget:
     ignored: ClassVar[tuple[str, ...]] = ()
     """Stock properties that are accepted without effect (debug output, timing switches)."""
 
+    pure: ClassVar[bool] = False
+    """Keeps nothing between items: may run in several threads at once (``<parallelprocess>``)."""
+
+    runs_ahead: ClassVar[bool] = False
+    """Takes its input in a thread of its own, ahead of its output."""
+
+    runs_foreign_code: ClassVar[bool] = False
+    """Runs code that its parameters name: refused in configurations sent by clients unless the operator allows it."""
+
     name: str
 
     def __init__(self, name: str = "", /, **properties: Any) -> None:
@@ -147,6 +157,12 @@ class Gadget:
             for alias in typing.cast("list[str]", extra.get("aliases", [])):
                 names[alias] = key
         return names
+
+    @classmethod
+    def canonical(cls, name: str) -> str | None:
+        """The parameter that a property name stands for (itself or an alias); None for a name that is none."""
+        right = cls._aliases().get(name, name)
+        return right if right in cls.model().model_fields else None
 
     @classmethod
     def problems(cls, properties: Mapping[str, Any]) -> dict[str, str]:
@@ -257,6 +273,8 @@ class Stream:
         self._passing: deque[Item] = deque()
         self.context = context
         self.waited = 0.0
+        self.in_thread = False
+        """Set by a gadget that reads the stream in a thread of its own: reading is then no waiting of the gadget's; see `waiting`."""
         self.newest: Item | None = None
         self.broken: BaseException | None = None
 
@@ -276,7 +294,8 @@ class Stream:
             self.broken = error
             raise
         finally:
-            self.waited += time.perf_counter() - start
+            if not self.in_thread:
+                self.waited += time.perf_counter() - start
         self.newest = item
         return item
 
@@ -287,6 +306,15 @@ class Stream:
                 yield item
             else:
                 self._passing.append(item)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent inside counts as waiting for input, not as work (for a gadget that reads in a thread of its own)."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited += time.perf_counter() - start
 
     def close(self) -> None:
         """Stop what feeds this stream (for a gadget that reads it in a thread of its own and is told to stop)."""

@@ -1,0 +1,275 @@
+"""Frames of non-Cartesian readouts to images, by gridding or CG-SENSE.
+
+`Reconstruction` does so for one measurement and keeps what is reused within it: sensitivities, coil compression, the image grid.
+`NonCartesianGadget` holds the parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from gadgets.base import Context, Gadget, parameter
+from gadgets.frames import Frame, Place, Readout, skipped
+from gadgets.geometry import image_header
+from gadgets.items import Acquisition, Image
+from gadgets.layout import Flag, ImageType
+from gadgets.meta import describe
+from gadgets.trajectories import Counter, Grid, Ordering, Source, Trajectories, Unit, is_radial, stack_equal, to_grid
+
+MINIMAL_BANDWIDTH = 0.06
+"""Fraction of k-space below which maps would be too coarse to tell coils apart."""
+
+
+class NonCartesianGadget(Gadget):
+    """The parameters that gadgets for non-Cartesian data share."""
+
+    method: Literal["gridding", "cg_sense"] = parameter("cg_sense", help="density-compensated gridding, or iterative SENSE")
+    iterations: int = parameter(10, ge=1, help="most iterations of CG-SENSE")
+    tolerance: float = parameter(0.0, ge=0, help="CG-SENSE stops when the residual falls below this fraction; 0: only after `iterations`")
+    regularization: float = parameter(
+        0.01, ge=0, help="Tikhonov weight of CG-SENSE, in units of the mean diagonal of its normal equation", aliases=("regularisation",)
+    )
+    density_weighted: bool = parameter(False, help="weigh samples by density in CG-SENSE: sharper after few iterations, but noisier")
+    density: Literal["auto", "radial", "pipe"] = parameter(
+        "auto", help="density compensation: exact for spokes, iterative (Pipe) for any trajectory; auto: radial for spokes"
+    )
+    coils: int | None = parameter(None, ge=1, help="compress to at most this many virtual coils; none: keep all")
+    map_bandwidth: float = parameter(
+        0.2, gt=0, le=1, help="radius of the centre of k-space that sensitivity maps are made from, as a fraction of the whole"
+    )
+    trajectory: Source = parameter("auto", help="acquired with the readouts, computed radial, or auto: acquired where there is one")
+    trajectory_unit: Unit = parameter(
+        "auto", help="of acquired trajectories, per pixel or field of view of the encoded space; auto: cycles_per_pixel if none exceeds 1"
+    )
+    ordering: Ordering = parameter("auto", help="of computed radial views; auto: as the header says")
+    angle_increment: float | None = parameter(None, unit="degrees", help="angle between computed radial views; none: by the ordering")
+    angle_range: Literal["half", "full"] = parameter("half", help="range of computed radial views: 180 or 360 degrees")
+    angle_offset: float = parameter(0.0, unit="degrees", help="angle of computed radial view 0, from kx towards ky")
+    angle_counter: Counter = parameter(
+        "auto",
+        help="what numbers computed radial views: the line counter, it plus the lines of earlier repetitions, or the order of arrival; "
+        "auto: line for linear, line_and_repetition for golden orderings",
+    )
+    tiny_number: int = parameter(7, ge=2, help="order of the tiny golden angle")
+    views: int | None = parameter(None, ge=1, help="computed radial views in a full set; none: from the header's encoding limits")
+    grid_factor: float | None = parameter(
+        None, ge=1, help="field of view of the reconstruction grid by that of the image; none: the encoded field of view"
+    )
+    output: Literal["complex", "magnitude"] = parameter("complex", help="what the pixels are")
+    image_series: int = parameter(1, ge=0, le=65535, help="image_series_index of the images")
+
+    def trajectories(self, context: Context, space: int) -> Trajectories:
+        """The trajectories of an encoding space."""
+        return Trajectories(
+            context.header.encoding(space),
+            self.trajectory,
+            self.ordering,
+            self.angle_increment,
+            self.tiny_number,
+            180.0 if self.angle_range == "half" else 360.0,
+            self.angle_offset,
+            self.views,
+            self.angle_counter,
+        )
+
+
+@dataclass(eq=False)
+class Samples:
+    """The k-space of a frame.
+
+    data: ``[coil, sample]``; trajectory: ``[sample, axis]`` in rad per grid pixel; weights: of density, ``[sample]`` or None.
+    """
+
+    data: np.ndarray
+    trajectory: np.ndarray
+    weights: np.ndarray | None
+
+
+class Reconstruction:
+    """One measurement's way from readouts to images.
+
+    gadget: the parameters; context: of the measurement. Image amplitude: a sample is the plain sum over the encoded pixels of
+    image times sensitivity times exp(-ikr), with sum |s|^2 = 1 over the coils.
+    """
+
+    def __init__(self, gadget: NonCartesianGadget, context: Context) -> None:
+        self.gadget = gadget
+        self.context = context
+        self.maps: dict[Place, np.ndarray] = {}
+        self._calibration: dict[Place, list[Readout]] = {}
+        self._trajectories: dict[int, Trajectories] = {}
+        self._grids: dict[int, Grid] = {}
+        self._compressors: dict[Place, np.ndarray] = {}
+        self._told: set[str] = set()
+
+    # -- readouts ----------------------------------------------------------------------------------------------------
+
+    def readout(self, acquisition: Acquisition) -> Readout | None:
+        """The readout as it goes into frames; None for one that belongs to no image.
+
+        Call it once for every acquisition, in order. Calibration readouts are kept for the sensitivity maps of their slice.
+        """
+        kind = skipped(acquisition)
+        if kind is not None:
+            self.context.count(f"readouts skipped: {kind}")
+            return None
+        header = acquisition.header
+        space = int(header["encoding_space_ref"])
+        calibration = acquisition.is_flag_set(Flag.IS_PARALLEL_CALIBRATION)
+        if calibration and acquisition.trajectory is None and self.gadget.trajectory != "radial":
+            self._tell("calibration readouts without a trajectory are not used", "readouts skipped: calibration without trajectory")
+            return None
+        if space not in self._trajectories:
+            self._trajectories[space] = self.gadget.trajectories(self.context, space)
+        trajectory = self._trajectories[space].of(acquisition)
+        first = int(header["discard_pre"])
+        data = acquisition.data[:, first : first + len(trajectory)]
+        readout = Readout(header, data, trajectory, acquisition.received)
+        if space not in self._grids:
+            self._grids[space] = self._grid(readout, space)
+        calibrating = calibration or acquisition.is_flag_set(Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING)
+        if calibrating and readout.series.place not in self.maps:
+            self._calibration.setdefault(readout.series.place, []).append(readout)
+        return None if calibration else readout
+
+    def _grid(self, readout: Readout, space: int) -> Grid:
+        encoding = self.context.header.encoding(space)
+        samples = len(readout.trajectory) if is_radial(readout.trajectory[None]) else None
+        return Grid.of(encoding, self.gadget.grid_factor, samples)
+
+    def samples(self, readouts: Sequence[Readout], weighted: bool = True, compress: bool = True) -> Samples:
+        """The readouts of one place as one k-space, with density weights and coil compression where asked for.
+
+        Samples that are not finite are left out and counted. Raises ValueError when readouts differ in channels or nothing is left.
+        """
+        space, place = readouts[0].series.space, readouts[0].series.place
+        encoding, grid = self.context.header.encoding(space), self._grids[space]
+        channels = {len(readout.data) for readout in readouts}
+        if len(channels) > 1:
+            raise ValueError(f"readouts of one image have different numbers of channels: {', '.join(map(str, sorted(channels)))}")
+        data = np.concatenate([readout.data for readout in readouts], axis=1)
+        spokes = stack_equal([readout.trajectory for readout in readouts])
+        together = np.concatenate([readout.trajectory for readout in readouts]) if spokes is None else spokes.reshape(-1, spokes.shape[2])
+        trajectory = to_grid(together, self.gadget.trajectory_unit, encoding, grid)
+        weights = self._weights(trajectory, None if spokes is None else spokes.shape, grid) if weighted else None
+        data, usable = self._finite(data)
+        # An image of larger pixels than the encoded ones does not reach the outer frequencies.
+        usable &= (np.abs(trajectory) <= np.float32(np.pi * 1.001)).all(axis=1)
+        if not usable.all():
+            data, trajectory = data[:, usable], trajectory[usable]
+            weights = None if weights is None else weights[usable]
+        if compress and place in self._compressors:
+            data = self._compressors[place] @ data
+        return Samples(np.ascontiguousarray(data), trajectory, weights)
+
+    def _finite(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The data with channels that are NaN or infinite throughout set to 0, and which samples are finite then."""
+        finite = np.isfinite(data)
+        if finite.all():
+            return data, finite[0]
+        dead = ~finite.any(axis=1)
+        if dead.all():
+            raise ValueError("every sample of a frame is NaN or infinite; check the receiver, the noise scan and the converter")
+        self._tell("samples that are NaN or infinite are left out", "samples not finite", finite.size - int(np.count_nonzero(finite)))
+        return np.where(dead[:, None], 0, data), finite[~dead].all(axis=0)
+
+    def _weights(self, trajectory: np.ndarray, spokes: tuple[int, ...] | None, grid: Grid) -> np.ndarray:
+        from recon.density import pipe_weights, radial_weights
+
+        views = None if spokes is None else trajectory.reshape(spokes)
+        radial = self.gadget.density != "pipe" and views is not None and is_radial(views)
+        if self.gadget.density == "radial" and not radial:
+            raise ValueError("density=radial asked for, but the readouts are no straight spokes through the centre; use density=auto")
+        if radial and views is not None:
+            return radial_weights(views, grid.shape).reshape(-1)
+        return pipe_weights(trajectory, grid.shape)
+
+    def _tell(self, message: str, count: str, by: int = 1) -> None:
+        """Count, and warn the first time."""
+        self.context.count(count, by)
+        if message not in self._told:
+            self._told.add(message)
+            self.context.log.warning("%s: %s", self.gadget.name, message)
+
+    # -- sensitivities -----------------------------------------------------------------------------------------------
+
+    def calibrate(self, readouts: Sequence[Readout]) -> None:
+        """Find the sensitivity maps of a place (and the first time its coil compression).
+
+        They come from the calibration readouts that arrived since the last time, else from `readouts`.
+        """
+        from recon.coarse_maps import coarse_maps
+        from recon.coils import CoilCompressor
+
+        place = readouts[0].series.place
+        readouts = self._calibration.pop(place, readouts)
+        samples = self.samples(readouts, compress=False)
+        coils = self.gadget.coils
+        if coils is not None and coils < len(samples.data) and place not in self._compressors:
+            self._compressors[place] = CoilCompressor.fit(samples.data, coils).matrix.astype(np.complex64)
+        if place in self._compressors:
+            samples.data = self._compressors[place] @ samples.data
+        shape = self._grids[place[0]].shape
+        self.maps[place] = coarse_maps(samples.data, samples.trajectory, shape, samples.weights, self._bandwidth(readouts, shape))
+
+    def _bandwidth(self, readouts: Sequence[Readout], shape: tuple[int, ...]) -> float:
+        """The part of k-space that maps are made from; of few spokes little more than they sample densely, against streaks."""
+        if not is_radial(readouts[0].trajectory[None]):
+            return self.gadget.map_bandwidth
+        dense = len(readouts) / (math.pi * min(shape) / 2)
+        return min(self.gadget.map_bandwidth, max(1.5 * dense, MINIMAL_BANDWIDTH))
+
+    # -- images ------------------------------------------------------------------------------------------------------
+
+    def image(self, frame: Frame) -> np.ndarray:
+        """Complex image ``[z, y, x]`` of a frame; its place must have been calibrated."""
+        from recon.sense import cg_sense, gridding
+
+        gadget, series = self.gadget, frame.series
+        gridded = gadget.method == "gridding"
+        maps, grid = self.maps[series.place], self._grids[series.space]
+        samples = self.samples(frame.readouts, weighted=gridded or gadget.density_weighted)
+        data, trajectory, weights = samples.data, samples.trajectory, samples.weights
+        if gridded:
+            image = gridding(data, trajectory, weights, grid.shape, maps)
+        else:
+            image = cg_sense(data, trajectory, maps, gadget.iterations, gadget.tolerance, gadget.regularization, weights)
+        image = grid.cut(image) * np.float32(grid.amplitude / np.sqrt(np.prod(grid.shape)))
+        if not np.isfinite(image).all():
+            self._tell("pixels that are NaN or infinite are replaced by 0", "pixels not finite, replaced by 0")
+            image = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
+        volume: np.ndarray = image.astype(np.complex64, copy=False).reshape((1,) * (3 - image.ndim) + image.shape)
+        return volume
+
+    def item(self, frame: Frame, image: np.ndarray) -> Image:
+        """The image as an item, with the geometry, counters and times of the frame.
+
+        image_index and repetition have 16 bits and start again after 65535.
+        """
+        gadget, encoding = self.gadget, self.context.header.encoding(frame.series.space)
+        complex_pixels = gadget.output == "complex"
+        pixels = image if complex_pixels else np.abs(image)
+        header = image_header(
+            frame.header,
+            image.shape[::-1],
+            encoding.recon.field_of_view,
+            series=gadget.image_series,
+            index=frame.number & 0xFFFF,
+            image_type=ImageType.COMPLEX if complex_pixels else ImageType.MAGNITUDE,
+        )
+        if frame.repetition is not None:
+            header["repetition"] = frame.repetition & 0xFFFF
+        meta = describe(
+            self.context.header,
+            comment=gadget.method,
+            acquisition_header=frame.header,
+            image_number=frame.number,
+        )
+        item = Image(header, pixels[None], meta)
+        item.received, item.triggered = frame.received, frame.triggered
+        return item
