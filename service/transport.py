@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import select
 import socket
@@ -128,8 +129,10 @@ class Connection:
             self._decoder.received(size)
         return size
 
-    def drain(self, seconds: float, limit_bytes: int = 1 << 40) -> bool:
-        """Read and discard until CLOSE or the end of the stream, for at most `seconds` and `limit_bytes`; whether that was reached.
+    def drain(self, seconds: float, limit_bytes: int = 1 << 40, silence: float = math.inf) -> bool:
+        """Read and discard until CLOSE or the end of the stream; whether that was reached within the bounds.
+
+        At most for `seconds`, `limit_bytes`, and until nothing has come for `silence` seconds.
 
         After an error this keeps the peer from being reset while it still sends. Never raises for what the peer does.
         """
@@ -148,7 +151,7 @@ class Connection:
                         # The stream is lost: no CLOSE can be recognised any more, so only its end counts.
                         scratch = memoryview(bytearray(1 << 16))
                 left = deadline - time.monotonic()
-                if left <= 0 or self.bytes_received + discarded >= stop or not self._channel.readable(left):
+                if left <= 0 or self.bytes_received + discarded >= stop or not self._channel.readable(min(left, silence)):
                     return False
                 if scratch is None:
                     if not self._receive():
