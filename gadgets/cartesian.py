@@ -63,9 +63,10 @@ class CartesianRecon(Gadget):
     """Fully sampled Cartesian scans, 2D or 3D, to images in the matrix and field of view the header asks for.
 
     AcquisitionBucket or ReconData -> Image, one for each slice, contrast, phase, repetition and set. The averages of a bucket are
-    averaged in k-space; of ReconData, each N, S and LOC is an image. K-space is zero-filled or cropped to the resolution of the reconstructed matrix and the
-    image cropped to the reconstructed field of view, which takes away what is left of the oversampling. Channels are combined
-    adaptively (maps after Inati et al., ISMRM 2014, from the images themselves) or as root sum of squares.
+    averaged in k-space; of ReconData, each N, S and LOC is an image. K-space is zero-filled or cropped to the resolution of the
+    reconstructed matrix and the image cropped to the reconstructed field of view, which takes away what is left of the
+    oversampling. Channels are combined adaptively (maps after Inati et al., ISMRM 2014, from the images themselves) or as root sum
+    of squares.
 
     Lines that were not sampled are zero: a scan accelerated along its phase encoding comes out aliased and is warned of.
     """

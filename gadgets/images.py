@@ -97,10 +97,12 @@ class ComplexToFloat(Gadget):
 
 def _part(data: np.ndarray, kind: ImageType) -> np.ndarray:
     if kind is ImageType.MAGNITUDE:
-        return np.abs(data)
-    if kind is ImageType.PHASE:
-        return np.angle(data)
-    return np.ascontiguousarray(data.real if kind is ImageType.REAL else data.imag)
+        part = np.abs(data)
+    elif kind is ImageType.PHASE:
+        part = np.angle(data)
+    else:
+        part = data.real if kind is ImageType.REAL else data.imag
+    return np.ascontiguousarray(part)
 
 
 class AutoScale(Gadget):
