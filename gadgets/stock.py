@@ -22,8 +22,12 @@ MODULES = (
     "grappa",
     "partial_fourier",
     "filtering",
+    "reference",
+    "field_of_view",
+    "scaling",
     "images",
     "parallel",
+    "handlers",
     "noncartesian",
     "realtime",
 )
