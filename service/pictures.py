@@ -43,7 +43,8 @@ def mosaic(tiles: np.ndarray) -> np.ndarray:
     rows = -(-count // columns)
     filled = np.zeros((rows * columns, ny, nx), tiles.dtype)
     filled[:count] = tiles
-    return filled.reshape(rows, columns, ny, nx).swapaxes(1, 2).reshape(rows * ny, columns * nx)
+    picture: np.ndarray = filled.reshape(rows, columns, ny, nx).swapaxes(1, 2).reshape(rows * ny, columns * nx)
+    return picture
 
 
 def _save_series(images: list[Image], folder: Path, stem: str, animate: bool) -> list[Path]:
