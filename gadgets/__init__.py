@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from typing import Any
+
+_serving = False
 
 
 def __getattr__(target: str) -> Any:
-    # A Gadgetron starts its external modules as `python -m gadgetron PORT MODULE TARGET`, and takes attribute TARGET of the importable
-    # MODULE for the handler. Only then, and only when it runs, this package looks up at `service`: the module's name is all that a
-    # Gadgetron can be given.
+    # A Gadgetron starts an external module as `python -m gadgetron PORT MODULE TARGET`; attribute TARGET of MODULE is the handler. The
+    # module's name is all that a Gadgetron can be given, so this package looks up at `service` then, and at no other time.
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if main is None or main.name != "gadgetron.__main__" or target.startswith("__") or _is_submodule(target):
+    if _serving or main is None or main.name != "gadgetron.__main__" or sys.argv[3:4] != [target]:
         raise AttributeError(f"module 'gadgets' has no attribute {target!r}")
 
     def handler(connection: Any) -> None:
+        global _serving
+        _serving = True  # from here on `from gadgets import cartesian` means the module again
         from service.worker import handle
 
         handle(connection, target)
 
     return handler
-
-
-def _is_submodule(name: str) -> bool:
-    return "." not in name and find_spec(f"gadgets.{name}") is not None

@@ -7,7 +7,6 @@ ended, because closing a socket with unread data resets the connection, and the 
 from __future__ import annotations
 
 import enum
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,7 @@ from gadgets.base import Context, Gadget, GadgetError, run
 from gadgets.composite import Parallel, ParallelProcess
 from gadgets.header import Header, HeaderError
 from gadgets.items import Acquisition, AcquisitionBucket, DependencyQuery, Dicom, Image, ImageArray, Item, ReconData, Text, Waveform
-from service.chain import Chain, ConfigError, Policy, config_folders, find_config, load
+from service.chain import Chain, ConfigError, Policy, config_folders, find_config, load, overrides_from_json
 from service.configuration import ConfigurationError, chain_for
 from service.finite import replace_nonfinite
 from service.identity import new_session
@@ -325,28 +324,29 @@ class _ClientSession(_Session):
 
     def parameters(self, first: Message) -> bool:
         """FIRE and OpenRecon: a JSON TEXT right after the header names a config and sets properties."""
-        values = _json_parameters(first)
-        if values is None:
+        if not isinstance(first, Text) or not first.text.lstrip().startswith("{"):
             return False
-        self.context.log.info("parameters: %s", one_line(json.dumps(values)))
-        name = str(values.pop("config", "") or "")
-        name = str(values.pop("customconfig", "") or "") or name
-        if name and name != "None":
+        self.context.log.info("parameters: %s", one_line(first.text))
+        try:
+            name, values = overrides_from_json(first.text)
+        except ValueError as error:
+            raise SessionError("parameters", str(error)) from error
+        if name is not None and name != "None":
             self._choose_file(name)
         if self._choice is not None and self.chain is not None and self.fault is None:
             self._choose(*self._choice, overrides=self._overrides(values))
         return True
 
-    def _overrides(self, values: dict[str, Any]) -> dict[str, str]:
+    def _overrides(self, values: dict[str, str]) -> dict[str, str]:
         """Values by property name. OpenRecon's ids have no underscores, so these and upper case do not count."""
         assert self.chain is not None
         known = {_bare(name): name for name in _property_names(self.chain.gadgets)}
         found = {}
         for key, value in values.items():
             if "@" in key:
-                found[key] = _as_text(value)
+                found[key] = value
             elif _bare(key) in known:
-                found[known[_bare(key)]] = _as_text(value)
+                found[known[_bare(key)]] = value
             else:
                 offer = ", ".join(sorted(known.values()))
                 self.warn(f"unknown parameter {key}", f"parameter {key!r} is unknown to this chain and has no effect (it has: {offer})")
@@ -354,11 +354,12 @@ class _ClientSession(_Session):
 
     def accepts(self, item: Item) -> bool:
         assert self.chain is not None
-        if self.chain.readers is None or message_id(item) in self.chain.readers:
-            return True
-        if isinstance(item, Text):
+        readers = self.chain.readers
+        if isinstance(item, Text) and (readers is None or MessageId.TEXT not in readers):
             self.log_text(item, State.STREAM)
             return False
+        if readers is None or message_id(item) in readers:
+            return True
         name = type(item).__name__
         if isinstance(item, Waveform):
             self.warn("waveforms dropped", "this config has no reader for waveforms (1026); they are dropped")
@@ -542,20 +543,6 @@ def _split(images: ImageArray, context: Context) -> Iterator[Item]:
     return run([stock.find("", "ImageArraySplit")()], [images], context)
 
 
-def _json_parameters(message: Message) -> dict[str, Any] | None:
-    """``parameters`` of a FIRE or OpenRecon JSON TEXT; None when the message is something else."""
-    if not isinstance(message, Text) or not message.text.strip("\0 \r\n\t").startswith("{"):
-        return None
-    try:
-        values = json.loads(message.text.strip("\0 \r\n\t"))
-    except ValueError as error:
-        raise SessionError("parameters", f"the TEXT after the header begins like JSON, but is none ({error})") from error
-    parameters = values.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise SessionError("parameters", '"parameters" of the JSON after the header must be an object of names and values')
-    return dict(parameters)
-
-
 def _property_names(gadgets: Iterable[Gadget]) -> Iterator[str]:
     for gadget in gadgets:
         yield from type(gadget).model().model_fields
@@ -567,10 +554,3 @@ def _property_names(gadgets: Iterable[Gadget]) -> Iterator[str]:
 
 def _bare(name: str) -> str:
     return name.replace("_", "").lower()
-
-
-def _as_text(value: Any) -> str:
-    """A JSON value as it would stand in the XML."""
-    if isinstance(value, list):
-        return ",".join(_as_text(one) for one in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
