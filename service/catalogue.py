@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
 
 
 def catalogue(contains: str = "") -> dict[str, Any]:
@@ -41,35 +41,31 @@ def catalogue(contains: str = "") -> dict[str, Any]:
 
 
 def first_comment(path: Path) -> str:
-    """First line with text of the first comment of an XML file; empty when it has none."""
+    """First sentence of the first comment of an XML file; empty when it has none."""
     found = re.search(r"<!--(.*?)-->", path.read_text(errors="replace"), re.DOTALL)
-    lines = [line.strip() for line in found.group(1).splitlines()] if found else []
-    return next((line for line in lines if line), "")
+    return re.split(r"(?<=[.:;])\s", " ".join(found.group(1).split()))[0].rstrip(".:;") if found else ""
 
 
 def print_catalogue(found: dict[str, Any], console: Console) -> None:
     """Print what `catalogue` returned."""
     for gadget in found["gadgets"]:
-        console.print(f"[bold cyan]{escape(gadget['name'])}[/]  {escape(gadget['help'])}")
+        console.print(f"[bold]{escape(gadget['name'])}[/]  {escape(gadget['help'])}")
         if gadget["stock"]:
-            console.print(f"  [dim]stands in for {escape(', '.join(gadget['stock']))}[/]")
-        if gadget["parameters"]:
-            console.print(_parameters(gadget["parameters"]))
+            console.print(f"[dim]stands in for {escape(', '.join(gadget['stock']))}[/]")
+        for row in gadget["parameters"]:
+            console.print(Padding(_parameter(row), (0, 0, 0, 2)))
         console.print()
-    if found["configs"]:
-        table = Table("config", "for", box=None, header_style="bold")
-        for config in found["configs"]:
-            table.add_row(escape(config["name"]), escape(config["help"]))
-        console.print(table)
+    for config in found["configs"]:
+        console.print(f"[bold]{escape(config['name'])}[/]  {escape(config['help'])}")
 
 
-def _parameters(rows: list[dict[str, Any]]) -> Table:
-    table = Table("parameter", "type", "default", "unit", "", box=None, header_style="dim", padding=(0, 1, 0, 2))
-    for row in rows:
-        default = "[red]must be given[/]" if row["required"] else escape(_shown(row["default"]))
-        kind = escape(row["type"] + (f" ({row['bounds']})" if row["bounds"] else ""))
-        table.add_row(escape(row["name"]), kind, default, escape(row["unit"]), escape(row["help"]))
-    return table
+def _parameter(row: dict[str, Any]) -> str:
+    value = "[red]must be given[/]" if row["required"] else f"= {escape(_shown(row['default']))}"
+    unit = f" {escape(row['unit'])}" if row["unit"] else ""
+    choices = re.fullmatch(r"Literal\[(.*)\]", row["type"])
+    kind = "one of " + choices.group(1).replace("'", "") if choices else row["type"]
+    bounds = f", {row['bounds']}" if row["bounds"] else ""
+    return f"[cyan]{escape(row['name'])}[/] {value}{unit}  {escape(row['help'])} [dim]({escape(kind + bounds)})[/]"
 
 
 def _shown(value: Any) -> str:

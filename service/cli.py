@@ -114,8 +114,7 @@ def serve(
 
     Listens at once; clients wait in a queue until a worker process has warmed up. SIGTERM lets running measurements finish.
     """
-    from service.logs import set_up
-    from service.server import Server
+    from service.server import serve as run
     from service.settings import Settings
 
     chosen = Settings.load(
@@ -130,8 +129,7 @@ def serve(
         allow_external=allow_external,
         log_level=log_level,
     )
-    set_up(chosen.log_level)
-    Server(chosen).run()
+    run(chosen)
 
 
 @app.command()
@@ -151,9 +149,8 @@ def worker(
     The chain is named in the `<configuration>` of the Gadgetron's `<external>` node.
     Takes many measurements, one after another and at once.
     """
-    from service.logs import set_up
-    from service.server import Server
     from service.settings import Settings
+    from service.worker import serve_worker
 
     chosen = Settings.load(
         settings,
@@ -165,8 +162,7 @@ def worker(
         allow_external=allow_external,
         log_level=log_level,
     )
-    set_up(chosen.log_level)
-    Server(chosen, dialect="gadgetron").run()
+    serve_worker(chosen)
 
 
 @app.command()
