@@ -213,10 +213,11 @@ class _Lanes:
             lane = self._ordered[self._turn]
             if self._waiting[lane] and self._waiting[lane][0][0] <= self._time:
                 return lane
-            if self._done[lane] and not self._waiting[lane] and self._errors[lane] is not None:
-                return lane
-            if not self._done[lane] and self._asked[lane] <= self._time:
-                return None
+            if not self._waiting[lane] and self._asked[lane] <= self._time:
+                if self._errors[lane] is not None:
+                    return lane
+                if not self._done[lane]:
+                    return None
             self._turn = (self._turn + 1) % len(self._ordered)
             self._time += self._turn == 0
         return None

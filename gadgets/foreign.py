@@ -98,7 +98,8 @@ def _header_objects(headers: np.ndarray, kind: Any) -> np.ndarray:
 
 def _our_headers(headers: Any, dtype: np.dtype) -> np.ndarray:
     objects = np.asarray(headers, dtype=object).T
-    return np.frombuffer(bytearray(b"".join(bytes(header) for header in objects.ravel())), dtype).reshape(objects.shape)
+    ours: np.ndarray = np.frombuffer(bytearray(b"".join(bytes(header) for header in objects.ravel())), dtype).reshape(objects.shape)
+    return ours
 
 
 def _bucket(item: AcquisitionBucket) -> Any:

@@ -72,7 +72,8 @@ class PythonHandler(Gadget):
             ) from error
         target: Any = getattr(module, self.target or "process", None)
         if inspect.isclass(target):
-            return lambda connection: target().handle(connection)
+            kind: Any = target
+            return lambda connection: kind().handle(connection)
         if not callable(target):
             raise AttributeError(f"module {self.module!r} has no function or class {self.target or 'process'!r}; set the property 'target'")
         function: Callable[..., Any] = target
