@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/python scripts/demo.py $(if $(FILE),--file $(FILE))
+	$(BIN)/python -m scripts.demo $(if $(FILE),--file $(FILE))
 
 test: install
 	$(BIN)/python -m pytest
