@@ -64,7 +64,7 @@ def use_gpu() -> bool:
     global _gpu
     with _lock:
         if _gpu is None:
-            _gpu = _gpu_packages() and self_test()
+            _gpu = _gpu_packages() and _tensorflow_gpu() and self_test()
         return _gpu
 
 
@@ -93,11 +93,12 @@ def self_test() -> bool:
     try:
         tested = nufft.Nufft(trajectory, image.shape[1:], gpu=True)
         kspace = tested.forward(image)
-        pairs = ((kspace, reference.forward(image)), (tested.adjoint(kspace), reference.adjoint(kspace)))
+        back = tested.adjoint(kspace)
     except Exception as error:
         # Whatever a driver, a library or a full GPU raises, the service must still reconstruct.
         logger.warning("GPU NUFFT failed its self-test (%s: %s); using the CPU", type(error).__name__, error)
         return False
+    pairs = ((kspace, reference.forward(image)), (back, reference.adjoint(kspace)))
     worst = max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
     if not worst < 5e-3:
         logger.warning("GPU NUFFT differs from the CPU's by %.1e in its self-test; using the CPU", worst)
@@ -111,11 +112,12 @@ def warm_up() -> None:
 
     from recon import nufft
 
-    use_gpu()
     trajectory = np.linspace(-np.pi, np.pi, 256, endpoint=False, dtype=np.float32).reshape(-1, 2)
     image = tf.ones([2, 16, 16], tf.complex64)
     kspace = nufft.nufft(image, trajectory)
     nufft.nufft(kspace, trajectory, (16, 16), type=1)
+    if use_gpu():
+        tf.signal.ifft2d(image)  # loads cuFFT
 
 
 def _gpu_packages() -> bool:
@@ -133,6 +135,21 @@ def _gpu_packages() -> bool:
     except Exception as error:
         logger.warning("a GPU is visible, but CuPy cannot use it (%s); using the CPU", error)
         return False
+
+
+def _tensorflow_gpu() -> bool:
+    """Tell whether TensorFlow can use the GPU, and keep it from taking all of its memory."""
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        logger.warning("a GPU is visible, but TensorFlow cannot use it (install tensorflow[and-cuda]); using the CPU")
+        return False
+    try:
+        if not any(tf.config.get_logical_device_configuration(card) for card in tf.config.list_physical_devices("GPU")):
+            _limit_gpu_memory(None)
+    except RuntimeError as error:
+        logger.warning("TensorFlow holds the GPU's memory already (%s); call recon.device.configure first", error)
+    return True
 
 
 def _limit_gpu_memory(mib: int | None) -> None:

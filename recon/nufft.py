@@ -231,7 +231,7 @@ class _GpuPlans:
         """Transform CuPy `[n, ...]` into CuPy `result`, in batches that fit; returns when the GPU is done."""
         import cupy
 
-        with self.lock:
+        with self.lock, cupy.cuda.Stream.null:
             start = 0
             while start < source.shape[0]:
                 size = min(self.largest, source.shape[0] - start)
@@ -243,7 +243,7 @@ class _GpuPlans:
                     continue
                 start += size
             result *= self.nufft._scale
-            cupy.cuda.get_current_stream().synchronize()
+            cupy.cuda.Stream.null.synchronize()
 
     def shrink(self, size: int, error: Exception) -> None:
         """Make room: drop all plans and halve the batch."""
@@ -474,15 +474,23 @@ def _call(source: Any, points: Any, shape: tuple[int, ...], kind: int, tol: floa
             f"k-space of {source.shape[-1]} samples does not fit a trajectory of {points.shape[-2]} samples: "
             "flatten views and samples of both"
         )
-    if device.use_gpu():
+    fixed = isinstance(points, np.ndarray)
+    inputs = [source] if fixed else [source, points]
+    on_gpu = device.use_gpu()
+
+    def compute(values: Any, given: Any = points) -> Any:
+        if on_gpu:
+            return _gpu_transform(values, given if fixed else given.numpy(), shape, kind, tol)
+        return _transform(values, given, shape, kind, tol)
+
+    if tf.executing_eagerly():
+        # Not through py_function, which keeps the tensors of every eager call for a gradient that is never asked for.
+        return tf.convert_to_tensor(compute(*(inputs if on_gpu else [one.numpy() for one in inputs])))
+    if on_gpu:
         with tf.device("/GPU:0"):
-            result = tf.py_function(
-                lambda x, t: _gpu_transform(x, t.numpy(), shape, kind, tol), [source, tf.identity(points)], source.dtype
-            )
-    elif isinstance(points, np.ndarray):
-        result = tf.numpy_function(lambda x: _transform(x, points, shape, kind, tol), [source], source.dtype, stateful=False)
+            result = tf.py_function(compute, inputs, source.dtype)
     else:
-        result = tf.numpy_function(lambda x, t: _transform(x, t, shape, kind, tol), [source, points], source.dtype, stateful=False)
+        result = tf.numpy_function(compute, inputs, source.dtype, stateful=False)
     result.set_shape(static)
     return result
 
@@ -522,18 +530,28 @@ def _gpu_transform(source: Any, points: np.ndarray, shape: tuple[int, ...], kind
     chosen = plan(points, shape, tol, source.dtype.as_numpy_dtype)
     tail = (points.shape[0],) if kind == 2 else shape
     batch = tuple(source.shape[:-inner])
-    # TensorFlow owns both buffers: memory that CuPy's pool took back could be overwritten while TensorFlow's stream
-    # still reads it. The fill is real work on that stream, so the synchronisation covers the buffer's earlier users.
-    result = tf.fill([math.prod(batch), *tail], tf.constant(0, source.dtype))
-    flat = tf.reshape(source, [math.prod(batch), *source.shape[-inner:]])
+    if math.prod(batch) == 0:
+        return tf.zeros([*batch, *tail], source.dtype)
+    with tf.device("/GPU:0"):
+        # TensorFlow owns both buffers: memory that CuPy's pool took back could be overwritten while TensorFlow's stream
+        # still reads it. The fill is real work on that stream, so waiting covers the buffer's earlier users as well.
+        flat = tf.identity(tf.reshape(source, [math.prod(batch), *source.shape[-inner:]]))
+        result = tf.fill([math.prod(batch), *tail], tf.constant(0, source.dtype))
     x, y = cupy.from_dlpack(_Capsule(flat)), cupy.from_dlpack(_Capsule(result))
-    cupy.cuda.Device().synchronize()
+    _wait_for_tensorflow()
     try:
         chosen._backend.execute_into(x, y, adjoint=kind == 1)
     except MemoryError as error:
         logger.warning("NUFFT does not fit into GPU memory (%s); using the CPU for it", error)
-        return tf.convert_to_tensor(_CpuPlans(chosen).execute(source.numpy(), kind == 1))
+        return tf.reshape(tf.convert_to_tensor(_CpuPlans(chosen).execute(flat.numpy(), kind == 1)), [*batch, *tail])
     return tf.reshape(result, [*batch, *tail])
+
+
+def _wait_for_tensorflow() -> None:
+    """Wait until the GPU has done all that TensorFlow has asked of it: its stream is not CuPy's."""
+    import cupy
+
+    cupy.cuda.Device().synchronize()
 
 
 class _Capsule:

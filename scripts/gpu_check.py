@@ -1,0 +1,222 @@
+"""Check and time the GPU path of `recon` against the CPU one; prints JSON. Without a GPU the comparisons are skipped.
+
+    PYTHONPATH=. python scripts/gpu_check.py [--repeats 1000] [--json OUT.json]
+
+Needs numpy, scipy, tensorflow and finufft; on a GPU also cupy and cufinufft.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from recon import density, device, nufft, sense
+from recon.metrics import nrmse
+from recon.phantoms import birdcage_coils, shepp_logan
+from recon.trajectory import radial_trajectory
+
+COILS, SIZE = 16, 256
+
+
+def error(reference: Any, value: Any) -> float:
+    """Relative l2 error of arrays or tensors."""
+    return float(np.linalg.norm(np.asarray(value) - np.asarray(reference)) / np.linalg.norm(np.asarray(reference)))
+
+
+def median_ms(function: Callable[[], Any], repeats: int = 20, wait: Callable[[], Any] = lambda: None) -> float:
+    """Median wall time in ms, the device idle before and after."""
+    times = []
+    for repeat in range(repeats + 2):
+        wait()
+        start = time.perf_counter()
+        function()
+        wait()
+        if repeat > 1:
+            times.append(1e3 * (time.perf_counter() - start))
+    return round(statistics.median(times), 4)
+
+
+class Case:
+    """A radial scan of the head phantom."""
+
+    def __init__(self, spokes: int, coils: int = COILS, size: int = SIZE, samples: int | None = None) -> None:
+        self.shape = (size, size)
+        self.trajectory = radial_trajectory(size, spokes, ordering="golden").reshape(-1, 2)[:samples]
+        self.truth = shepp_logan(self.shape).astype(np.complex64)
+        self.maps = birdcage_coils(coils, self.shape)
+        plan = nufft.Nufft(self.trajectory, self.shape, 1e-6, "complex128", gpu=False)
+        self.kspace = plan.forward((self.maps * self.truth).astype("complex128")).astype(np.complex64)
+        self.weights = density.pipe_weights(self.trajectory, self.shape)
+
+
+def on_cpu(function: Callable[[], Any]) -> Any:
+    """Call `function` as if there were no GPU."""
+    found, device._gpu = device._gpu, False
+    try:
+        return function()
+    finally:
+        device._gpu = found
+
+
+def compare(case: Case) -> dict[str, float]:
+    """Relative difference of GPU and CPU results; NUFFTs of tolerance 1e-3 agree to a few 1e-3."""
+    import tensorflow as tf
+
+    images, trajectory = case.maps * case.truth, case.trajectory
+
+    def gradients(kind: int) -> Any:
+        values = tf.constant(images if kind == 2 else case.kspace)
+        points = tf.constant(trajectory)
+        with tf.GradientTape() as tape:
+            tape.watch([values, points])
+            loss = tf.reduce_sum(tf.abs(nufft.nufft(values, points, case.shape, kind, 1e-4)) ** 2)
+        return tape.gradient(loss, [values, points])
+
+    graph = tf.function(lambda values: nufft.nufft(values, trajectory, case.shape, 1))
+    frames = tf.stack([tf.constant(case.kspace)] * 2)
+    jobs: dict[str, Callable[[], Any]] = {
+        "plan_type2": lambda: nufft.plan(trajectory, case.shape).forward(images),
+        "plan_type1": lambda: nufft.plan(trajectory, case.shape).adjoint(case.kspace),
+        "plan_type1_double": lambda: nufft.plan(trajectory, case.shape, 1e-9, "complex128").adjoint(case.kspace),
+        "tensor_type2": lambda: nufft.nufft(images, trajectory),
+        "tensor_type1": lambda: nufft.nufft(case.kspace, trajectory, case.shape, 1),
+        "tensor_type1_frames": lambda: nufft.nufft(frames, tf.constant(np.stack([trajectory, -trajectory])[:, None]), case.shape, 1),
+        "gradient_values_type2": lambda: gradients(2)[0],
+        "gradient_points_type2": lambda: gradients(2)[1],
+        "gradient_values_type1": lambda: gradients(1)[0],
+        "gradient_points_type1": lambda: gradients(1)[1],
+        "gridding": lambda: sense.gridding(case.kspace, trajectory, case.weights, case.shape, case.maps),
+        "gridding_tensor": lambda: sense.gridding(tf.constant(case.kspace), trajectory, case.weights, case.shape),
+        "cg_sense": lambda: sense.cg_sense(case.kspace, trajectory, case.maps, 4, weights=case.weights),
+        "cg_sense_tensor": lambda: sense.cg_sense(tf.constant(case.kspace), trajectory, tf.constant(case.maps), 4, weights=case.weights),
+    }
+    result = {}
+    for name, job in jobs.items():
+        ours = np.asarray(job())
+        result[name] = error(np.asarray(on_cpu(job)), ours)
+    # The graph remembers the device it was traced for, so it is compared with the eager call.
+    result["graph_equals_eager"] = error(nufft.nufft(case.kspace, trajectory, case.shape, 1), graph(case.kspace))
+    return result
+
+
+def stress(repeats: int) -> dict[str, Any]:
+    """Transform ever-changing combinations of two images and compare with the same combinations of their transforms.
+
+    Every input is the last link of a chain of operations on TensorFlow's stream and every output is used and dropped at
+    once, so a missing synchronisation, either way, shows as a wrong or stale result.
+    """
+    import tensorflow as tf
+
+    case = Case(16, coils=8, size=128)
+    rng = np.random.default_rng(0)
+    images = tf.constant((rng.standard_normal((2, 8, 128, 128)) + 1j).astype(np.complex64))
+    kspace = nufft.nufft(images, case.trajectory)
+    back = nufft.nufft(kspace, case.trajectory, case.shape, 1)
+    worst = tf.constant(0.0)
+    for _ in range(repeats):
+        a, b = (tf.constant(complex(*rng.standard_normal(2)), tf.complex64) for _ in range(2))
+        image = a * images[0] + b * images[1]
+        for _ in range(3):
+            image = tf.signal.ifft2d(tf.signal.fft2d(image))
+        for result, expected in (
+            (nufft.nufft(image, case.trajectory), a * kspace[0] + b * kspace[1]),
+            (
+                nufft.nufft(nufft.nufft(image, case.trajectory), case.trajectory, case.shape, 1),
+                a * back[0] + b * back[1],
+            ),
+        ):
+            worst = tf.maximum(worst, tf.norm(tf.abs(result - expected)) / tf.norm(tf.abs(expected)))
+    return {"repeats": repeats, "worst_error": float(worst), "passed": float(worst) < 1e-4}
+
+
+def stress_without_waiting(repeats: int) -> dict[str, Any]:
+    """The same with the wait for TensorFlow's stream removed: shows whether the stress test can find a race."""
+    wait = nufft._wait_for_tensorflow
+    nufft._wait_for_tensorflow = lambda: None
+    try:
+        return stress(repeats)
+    finally:
+        nufft._wait_for_tensorflow = wait
+
+
+def timings(wait: Callable[[], Any]) -> dict[str, Any]:
+    """Medians in ms of the NUFFT and of CG-SENSE on the device in use, with their errors."""
+    import tensorflow as tf
+
+    small = Case(37, coils=10, size=240, samples=17565)
+    plan = nufft.plan(small.trajectory, small.shape)
+    kspace = tf.constant(small.kspace)
+    result: dict[str, Any] = {
+        "samples": len(small.trajectory),
+        "type1_10_coils_240_tensor_ms": median_ms(lambda: nufft.nufft(kspace, small.trajectory, small.shape, 1), wait=wait),
+        "type1_10_coils_240_numpy_ms": median_ms(lambda: plan.adjoint(small.kspace), wait=wait),
+    }
+    on_device = device.put(small.kspace)
+    result["type1_10_coils_240_resident_ms"] = median_ms(lambda: plan.adjoint(on_device), wait=wait)
+    for spokes in (24, 96):
+        case = Case(spokes)
+        tensors = tf.constant(case.kspace), tf.constant(case.maps)
+        for name, weights, iterations in (("cg10", None, 10), ("cg4_weighted", case.weights, 4)):
+            for kind, (samples, maps) in {"numpy": (case.kspace, case.maps), "tensor": tensors}.items():
+
+                def job(
+                    samples: Any = samples,
+                    maps: Any = maps,
+                    case: Case = case,
+                    weights: Any = weights,
+                    iterations: int = iterations,
+                ) -> Any:
+                    return sense.cg_sense(samples, case.trajectory, maps, iterations, weights=weights)
+
+                result[f"{name}_{spokes}_spokes_{kind}_ms"] = median_ms(job, 10, wait)
+                result[f"{name}_{spokes}_spokes_{kind}_nrmse"] = nrmse(case.truth, np.asarray(job()))
+    return result
+
+
+def main() -> None:
+    """Run all checks; exit status 1 if one fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repeats", type=int, default=1000, help="of the stress test")
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    arguments = parser.parse_args()
+    device.configure()
+    start = time.perf_counter()
+    device.warm_up()
+    gpu = device.use_gpu()
+    result: dict[str, Any] = {"gpu": gpu, "warm_up_s": round(time.perf_counter() - start, 2)}
+    failed = []
+    wait: Callable[[], Any] = lambda: None  # noqa: E731
+    if gpu:
+        import cupy
+
+        wait = cupy.cuda.Device().synchronize
+        result["device"] = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        result["self_test"] = device.self_test()
+        result["difference"] = compare(Case(48, coils=8, size=128))
+        failed += [name for name, value in result["difference"].items() if not value < 1e-2]
+    result["stress"] = stress(arguments.repeats)
+    if not result["stress"]["passed"]:
+        failed.append("stress")
+    if gpu:
+        result["stress_without_waiting"] = stress_without_waiting(arguments.repeats // 5)
+    result["timings"] = timings(wait)
+    result["failed"] = failed
+    text = json.dumps(result, indent=2)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
