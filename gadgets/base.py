@@ -115,7 +115,7 @@ class Gadget:
     pure: ClassVar[bool] = False
     """Keeps nothing between items: may run in several threads at once (``<parallelprocess>``)."""
 
-    runs_ahead: ClassVar[bool] = False
+    runs_ahead: bool = False
     """Takes its input in a thread of its own, ahead of its output."""
 
     runs_foreign_code: ClassVar[bool] = False

@@ -43,6 +43,7 @@ class RealtimeRecon(NonCartesianGadget):
 
     def __init__(self, name: str = "", /, **properties: Any) -> None:
         super().__init__(name, **properties)
+        self.runs_ahead = self.newest_wins
         self._gathering(Context())
 
     def __call__(self, items: Stream) -> Iterator[Item]:
