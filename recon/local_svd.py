@@ -1,8 +1,8 @@
 """Sensitivity maps from a singular value decomposition of every pixel's neighbourhood.
 
 The method of Walsh et al. (Magn Reson Med 2000;43:682) in the form of Inati and Hansen that Gadgetron calls "Inati": the coil vector
-of a pixel is the dominant right singular vector of its neighbourhood (points x coils), found by a few power iterations, with the
-phase of the mean object signal, so that images combined with these maps come out with a smooth phase.
+of a pixel is the dominant right singular vector of its neighbourhood (points x coils), found by a few power iterations. The mean
+phase of the object there goes into the maps, so that images combined with them are nearly real.
 `recon.coils.inati` is the iterative variant.
 """
 

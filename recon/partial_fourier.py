@@ -48,7 +48,7 @@ def _tapered(n: int, first: int, last: int, fraction: float, density_compensatio
     if first == 0 or last == n - 1:
         return partial_fourier_window(n, first, last, width=int(n * fraction), density_compensation=density_compensation)
     center, sampled = n // 2, last - first + 1
-    upper, lower = 2 * (last - center + 1), 2 * (center - first + 1)
+    upper, lower = 2 * (last - center + 1), 2 * (center - first)
     inner = max(upper, lower)
     start = inner - sampled if upper > lower else 0
     if not 0 <= start <= start + sampled - 1 < inner <= n:
