@@ -91,7 +91,8 @@ def _ours(array: Any, dtype: Any) -> np.ndarray:
 def _header_objects(headers: np.ndarray, kind: Any) -> np.ndarray:
     """Structured headers -> array of ctypes objects in Gadgetron's index order."""
     out = np.empty(headers.size, object)
-    out[:] = [kind.from_buffer_copy(header.tobytes()) for header in headers.ravel()]
+    for i, header in enumerate(headers.ravel()):
+        out[i] = kind.from_buffer_copy(header.tobytes())
     theirs: np.ndarray = out.reshape(headers.shape).T
     return theirs
 
