@@ -133,8 +133,9 @@ def to_image(kspace: np.ndarray, field_of_view_xyz: tuple[float, float, float], 
         encoding: gives the reconstructed space.
 
     Returns:
-        complex64 ``[..., z, y, x]``; values do not depend on the zero-filling, and are those of an orthonormal transform where the
-        matrix does not change.
+        complex64 ``[..., z, y, x]``. The zero-filled matrix is rounded to whole samples, which moves the edge of the image by half a
+        pixel at most. Values do not depend on the zero-filling and are those of an orthonormal transform where the matrix
+        does not change.
     """
     spaces = zip(encoding.recon.matrix, encoding.recon.field_of_view, field_of_view_xyz, strict=True)
     for axis, (wanted, shown, covered) in enumerate(spaces, start=1):

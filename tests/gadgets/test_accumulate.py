@@ -15,7 +15,7 @@ from gadgets.accumulate import FLAG_NAMES, AcquisitionAccumulateTrigger, FlagTri
 from gadgets.base import Context, ParameterError, run
 from gadgets.items import AcquisitionBucket, Text, Waveform
 from gadgets.layout import Flag
-from tests.gadgets.scans import make_header, readout, through
+from tests.gadgets.readouts import make_header, readout, through
 
 DATA = np.ones((1, 2), np.complex64)
 

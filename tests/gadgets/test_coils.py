@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gadgets.base import Context, GadgetError, ParameterError
 from gadgets.coils import CoilReduction, PCACoil
 from gadgets.layout import Flag
-from tests.gadgets.scans import make_header, noise_like, readout, through
+from tests.gadgets.readouts import make_header, noise_like, readout, through
 
 RNG = np.random.default_rng(3)
 MIXING = noise_like(RNG, 5, 5)

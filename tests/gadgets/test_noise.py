@@ -8,7 +8,7 @@ import pytest
 from gadgets.base import Context, GadgetError
 from gadgets.layout import Flag
 from gadgets.noise import NoiseAdjust
-from tests.gadgets.scans import make_header, noise_like, readout, through
+from tests.gadgets.readouts import make_header, noise_like, readout, through
 
 RNG = np.random.default_rng(1)
 MIXING = noise_like(RNG, 4, 4)

@@ -13,7 +13,7 @@ from gadgets.base import GadgetError
 from gadgets.items import Acquisition
 from gadgets.layout import Flag
 from gadgets.oversampling import AsymmetricEchoAdjustRO, RemoveROOversampling
-from tests.gadgets.scans import dft, make_header, noise_like, readout, through
+from tests.gadgets.readouts import dft, make_header, noise_like, readout, through
 
 RNG = np.random.default_rng(2)
 
