@@ -34,14 +34,17 @@ def find_config(name: str, folders: Sequence[Path]) -> tuple[Path, bytes]:
     """
     wanted = name.split("\0")[0].strip()
     parts = PurePosixPath(wanted.replace("\\", "/"))
-    if not wanted or parts.is_absolute() or ".." in parts.parts or ":" in wanted:
+    if not parts.name or parts.is_absolute() or ".." in parts.parts or ":" in wanted:
         raise ConfigError(
             repr(wanted), [Problem(0, "", "a configuration is asked for by its name in the config folder, without '..' or a leading '/'")]
         )
     file = parts if parts.suffix == ".xml" else parts.with_name(parts.name + ".xml")
     for folder in folders:
-        path = (folder / file).resolve()
-        if path.is_relative_to(folder.resolve()) and path.is_file():
-            return path, path.read_bytes()
+        try:
+            path = (folder / file).resolve()
+            if path.is_relative_to(folder.resolve()) and path.is_file():
+                return path, path.read_bytes()
+        except (OSError, RuntimeError):  # a name the file system cannot have, a link in a circle
+            continue
     known = list_configs(folders)
     raise ConfigError(repr(wanted), [Problem(0, "", f"there is no such configuration{nearest(str(file), known)}")])

@@ -321,11 +321,11 @@ class _Loader:
         if in_process:
             if action.type != "python":
                 raise _Fault(f"in_process is for python modules, not {action.type}")
-            properties = {"module": action.name, "target": action.target, "style": "gadgetron", "config": configuration.decode()}
-            wrong = PythonHandler.problems(own)
+            named = {"module": action.name, "target": action.target, "style": "gadgetron", "config": configuration.decode(), **own}
+            wrong = PythonHandler.problems(named)
             if wrong:
                 raise _Fault("; ".join(wrong.values()))
-            return PythonHandler(declaration.name or action.label(), **{**properties, **own})
+            return PythonHandler(declaration.name or action.label(), **named)
         command = COMMANDS[action.type]
         if command is not None and shutil.which(command) is None:
             raise _Fault(f"<execute> type is {action.type!r}, but there is no command {command!r} on this machine's PATH")
@@ -410,8 +410,8 @@ def _apply(declaration: _Declaration, name: str, value: str, addressed: bool) ->
     kind, properties = declaration.kind, declaration.properties
     known = None if kind is None else kind.canonical(name)
     if kind is not None and known is not None:
-        for other in [key for key in properties if kind.canonical(key) == known]:
-            del properties[other]
+        # the name as the file spells it stays, because references use it
+        name = next((key for key in properties if kind.canonical(key) == known), name)
     elif is_legacy_python(declaration.element):
         if not addressed and name not in properties:
             return False

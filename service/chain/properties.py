@@ -38,14 +38,13 @@ def read_property(element: Element, legacy: bool = False) -> Property:
     attributes = "name" in element.attrib and "value" in element.attrib
     children = element.child("name") is not None and element.child("value") is not None
     name = (element.get("name") or element.child_words("name")).strip()
+    label = f"property {name!r}" if name else "a property without a name"
     if attributes and children:
-        raise ValueError(f"property {name!r} is ambiguous: it has name and value both as attributes and as children; keep one form")
+        raise ValueError(f"{label} is ambiguous: it has name and value both as attributes and as children; keep one form")
     if legacy and not children:
-        raise ValueError(f"property {name!r}: a <{LEGACY}> file needs <property><name>...</name><value>...</value></property>")
-    if not attributes and not children:
-        raise ValueError(f'property {name!r} is incomplete: write <property name="..." value="..."/>')
-    if not name:
-        raise ValueError("property without a name")
+        raise ValueError(f"{label}: a <{LEGACY}> file needs <property><name>...</name><value>...</value></property>")
+    if not name or not (attributes or children):
+        raise ValueError(f'{label} is incomplete: write <property name="..." value="..."/>')
     return Property(name, (element.get("value") if attributes else element.child_words("value")) or "", element.line)
 
 

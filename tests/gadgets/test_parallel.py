@@ -145,8 +145,7 @@ def test_an_error_in_a_stream_arrives_in_its_place_and_stops_everything() -> Non
     out: list[str] = []
     before = threading.active_count()
     with pytest.raises(GadgetError, match=r"\[bad\] ValueError: coil 3") as caught:
-        for item in run([block([report("good", 1)], [Failing("bad")])], endless(), Context()):
-            out.append(words(item))
+        out.extend(map(words, run([block([report("good", 1)], [Failing("bad")])], endless(), Context())))
     assert caught.value.gadget == "bad"
     assert out == [text for n in range(5) for text in (f"good {n}", f"Acquisition {n}")] + ["good 5"]
     assert stopped.wait(20)

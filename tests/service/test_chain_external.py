@@ -89,11 +89,8 @@ def handler(connection):
 """
     )
     made: list[Item] = [readout(0), waveform(), readout(1), Text("not for the module"), readout(2)]
-    running = chain(
-        '<execute name="double" target="handler" type="Python"/><configuration><property name="factor" value="@2@x"/></configuration>'.replace(
-            "@2@x", "2"
-        )
-    )
+    configuration = '<configuration><property name="factor" value="2"/></configuration>'
+    running = chain(f'<execute name="double" target="handler" type="Python"/>{configuration}')
     with caplog.at_level(logging.INFO, "reconstream"):
         out = list(running.run(made, Context(header=HEADER)))
     assert sorted(type(item).__name__ for item in out) == ["Acquisition", "Acquisition", "Acquisition", "Text", "Waveform"]
