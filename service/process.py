@@ -28,7 +28,7 @@ from service import logs
 from service.settings import Settings
 from service.spool import Spool
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("service.process")  # not __name__, which is __main__ here
 
 PACKET = 2**16
 """Bytes of the longest message on the control socket."""
@@ -48,6 +48,7 @@ def main(descriptor: int) -> None:
     threading.Thread(target=_receive, args=(control, jobs, settings.grace_seconds), daemon=True).start()
     started = time.perf_counter()
     _warm_up(settings)
+    gc.freeze()  # or each collection between measurements would visit all of TensorFlow: 0.1 s
     _send(control, event="warm", seconds=time.perf_counter() - started)
     while (job := jobs.get()) is not None:
         error = serve(*job, settings=settings)
@@ -90,7 +91,8 @@ def _warm_up(settings: Settings) -> None:
     device.configure(gpu_memory_mib=settings.gpu_memory_mib, threads=settings.threads)
     if settings.warm_up:
         try:
-            device.warm_up()
+            with logs.native_quiet():
+                device.warm_up()
         except ImportError as error:
             logger.warning("%s; chains that need it will fail (install the extra 'cpu' or 'gpu')", error)
 

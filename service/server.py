@@ -11,6 +11,7 @@ import logging
 import selectors
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import deque
@@ -100,37 +101,43 @@ class Server:
             for worker in self._busy():
                 logger.warning("worker %d did not finish its measurement within %g s", worker.process.pid, self.settings.grace_seconds)
                 worker.process.kill()
-                self._bury(worker)
+                self._bury(worker, "it was stopped with the server")
         return not self._busy()
 
     def _busy(self) -> list[Worker]:
         return [worker for worker in self.pool.workers if worker.job is not None]
 
     def _refuse_new(self) -> None:
+        """Stop listening; clients that have no worker yet, those in the kernel's queue included, learn why."""
         logger.info("stopping: %d measurements are running", len(self._busy()))
         for listener in self._listeners:
+            while self._accept(listener):
+                pass
             self._forget(listener)
         self._listeners.clear()
-        for client in list(self._silent):
-            self._drop(client)
+        for client in self._silent:
+            self._selector.unregister(client)
+            self._queue.append(self._job(client))
+        self._silent.clear()
         while self._queue:
             self._turn_away(self._queue.popleft(), "the server is shutting down; start the measurement again when it is back")
 
     def _leave(self) -> None:
         for worker in self.pool.workers:
             worker.control.close()
+        deadline = time.monotonic() + 2
         for thread in self._farewells:
-            thread.join(2)
+            thread.join(max(0.0, deadline - time.monotonic()))
         for worker in self.pool.workers:
-            with suppress(Exception):
-                worker.process.wait(2)
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
             worker.process.kill()
             worker.process.wait()
         logger.info("stopped")
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def _watch(self, readable: socket.socket, action: Callable[[Any], None]) -> None:
+    def _watch(self, readable: socket.socket, action: Callable[[Any], object]) -> None:
         self._selector.register(readable, selectors.EVENT_READ, action)
 
     def _forget(self, readable: socket.socket) -> None:
@@ -161,17 +168,21 @@ class Server:
 
     # -- clients -------------------------------------------------------------------------------------------------------
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> bool:
+        """Let one client in; False when there is none."""
         try:
             client, _ = listener.accept()
+        except BlockingIOError:
+            return False
         except OSError as error:  # it has gone already, or no file descriptor is left
             logger.warning("a connection could not be accepted: %s", error)
             time.sleep(0.01)
-            return
+            return False
         keep_alive(client)
         if len(self._silent) >= MOST_SILENT:
             self._drop(next(iter(self._silent)))
         self._let_in(client)
+        return True
 
     def _let_in(self, client: socket.socket) -> None:
         """Wait for the client's first bytes."""
@@ -190,7 +201,7 @@ class Server:
         if what is Arrival.QUERY:
             threading.Thread(target=self._answer, args=(client,), daemon=True).start()
             return
-        job = Job(client, new_session(), peer_name(client), self.dialect)
+        job = self._job(client)
         if len(self._queue) >= self.settings.waiting and self.pool.idle() is None:
             busy = f"all {self.settings.workers} workers are busy and {len(self._queue)} clients wait already"
             self._turn_away(job, f"{busy}; try again later, or raise 'workers' or 'waiting'")
@@ -198,6 +209,9 @@ class Server:
         self._queue.append(job)
         if self.pool.idle() is None:
             logger.info("[%s] %s waits for a worker (%d before it)", job.session, job.peer, len(self._queue) - 1)
+
+    def _job(self, client: socket.socket) -> Job:
+        return Job(client, new_session(), peer_name(client), self.dialect)
 
     def _answer(self, client: socket.socket) -> None:
         """Answer a query (in a thread of its own: the client may be slow), then look at what comes next."""
@@ -253,11 +267,12 @@ class Server:
             worker.job.client.close()
             self.pool.finished(worker, message["memory_mib"])
 
-    def _bury(self, worker: Worker) -> None:
+    def _bury(self, worker: Worker, why: str = "") -> None:
         """A worker has ended: its client learns why, what it had spooled is kept, the pool is refilled."""
         self._selector.unregister(worker.control)
         job, pid = worker.job, worker.process.pid
-        how = self.pool.remove(worker)
+        died = self.pool.remove(worker)
+        how = why or died
         if not worker.retired:
             logger.error("worker %d ended: %s", pid, how)
         if job is None:
