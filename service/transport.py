@@ -49,7 +49,7 @@ class Connection:
     def __init__(self, channel: _Channel, *, limits: Limits | None = None, tee: Tee | None = None) -> None:
         self._channel = channel
         self._decoder = Decoder(limits)
-        self._tee = tee
+        self._receive = channel.receive if tee is None else _teed(channel.receive, tee)
         self._lock = threading.Lock()
         self.peer = channel.peer
         self.bytes_sent = 0
@@ -103,31 +103,20 @@ class Connection:
         TimeoutError
             Nothing came for `read_timeout` seconds.
         """
-        decoder = self._decoder
-        while True:
-            message = decoder.next_message()
-            if message is not None:
-                return message
-            if not self._receive():
-                decoder.end_of_stream()
-                raise EndOfStream(f"{self.peer}: nothing comes after CLOSE")
+        try:
+            message = self._decoder.read_from(self._receive)
+        except ConnectionError as error:
+            raise EndOfStream(f"{self.peer}: the connection broke after {self.bytes_received:,} bytes ({error})") from error
+        if message is None:
+            self._decoder.end_of_stream()
+            raise EndOfStream(f"{self.peer}: nothing comes after CLOSE")
+        return message
 
     def __iter__(self) -> Iterator[Message]:
         """The messages up to CLOSE, which ends the iteration and is not among them. Raises as `read` does."""
-        while not isinstance(message := self.read(), Close):
+        read = self.read
+        while not isinstance(message := read(), Close):
             yield message
-
-    def _receive(self) -> int:
-        buffer = self._decoder.get_buffer()
-        try:
-            size = self._channel.receive(buffer)
-        except ConnectionError as error:
-            raise EndOfStream(f"{self.peer}: the connection broke after {self.bytes_received:,} bytes ({error})") from error
-        if size:
-            if self._tee is not None:
-                self._tee(buffer[:size])
-            self._decoder.received(size)
-        return size
 
     def drain(self, seconds: float, limit_bytes: int = 1 << 40, silence: float = math.inf) -> bool:
         """Read and discard until CLOSE or the end of the stream; whether that was reached within the bounds.
@@ -154,13 +143,15 @@ class Connection:
                 if left <= 0 or self.bytes_received + discarded >= stop or not self._channel.readable(min(left, silence)):
                     return False
                 if scratch is None:
-                    if not self._receive():
+                    size = self._receive(self._decoder.get_buffer())
+                    if not size:
                         return True
-                elif size := self._channel.receive(scratch):
+                    self._decoder.received(size)
+                elif size := self._receive(scratch):
                     discarded += size
                 else:
                     return True
-        except (OSError, EndOfStream):
+        except OSError:
             return True
 
     # -- writing -----------------------------------------------------------------------------------------------------------------------
@@ -282,6 +273,16 @@ class _FileChannel:
         for file in (self._owner, self._writer):
             if file is not None:
                 file.close()
+
+
+def _teed(receive: Callable[[memoryview], int], tee: Tee) -> Callable[[memoryview], int]:
+    def receive_and_show(buffer: memoryview) -> int:
+        size = receive(buffer)
+        if size:
+            tee(buffer[:size])
+        return size
+
+    return receive_and_show
 
 
 def _set_timeout(sock: socket.socket, option: int, seconds: float | None) -> None:

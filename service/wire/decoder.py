@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,7 +28,10 @@ PROBE = SMALL
 """Bytes asked for after a large payload: the next header, and little of the next payload that would have to be copied."""
 
 _ACQUISITION = int(MessageId.ACQUISITION)
-_HEADER_END = 2 + ACQUISITION_HEADER.itemsize
+_HEADER = ACQUISITION_HEADER.itemsize
+_HEADER_END = 2 + _HEADER
+_NEW = Acquisition.__new__
+_ARRAY = np.ndarray
 _PEEK = struct.Struct("<H2xQ24xH2xH136xH").unpack_from  # id, flags, number_of_samples, active_channels, trajectory_dimensions
 
 _FOREIGN = {
@@ -65,6 +69,8 @@ class Decoder:
         self._end = 0
         self._window = BUFFER
         self._target: memoryview | None = None
+        self._missing = 0
+        self._item: Acquisition | None = None
         self._parser: Parser | None = None
         self._request: int | np.ndarray = 0
         self._id = 0
@@ -94,12 +100,30 @@ class Decoder:
         """`size` bytes were written to the buffer that `get_buffer` returned last."""
         self._arrived = time.perf_counter()
         self.bytes_received += size
-        if self._target is not None:
-            self._target = self._target[size:] or None
+        target = self._target
+        if target is None:
+            self._end += size
+            if size == self._window < BUFFER:
+                self._window *= 4
             return
-        self._end += size
-        if size == self._window < BUFFER:
-            self._window *= 4
+        missing = self._missing
+        if size < missing:
+            self._target = target[size:]
+            self._missing = missing - size
+            return
+        # What came beyond the payload is the beginning of the next message.
+        self._target = None
+        self._start, self._end = 0, size - missing
+        self._view[: size - missing] = target[missing:size]
+
+    def read_from(self, receive: Callable[[memoryview], int]) -> Message | None:
+        """The next message, with bytes fetched by ``receive(buffer)`` (a socket's ``recv_into``) as needed; None when no more come."""
+        while (message := self.next_message()) is None:
+            size = receive(self._target or self.get_buffer())
+            if not size:
+                return None
+            self.received(size)
+        return message
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """The messages that become complete with `data` (for bytes that are in memory already)."""
@@ -119,9 +143,9 @@ class Decoder:
         """The peer has ended the stream. Raises `EndOfStream` unless its last message was CLOSE."""
         if self._error is not None:
             raise self._error
-        missing = 0 if self._target is None else len(self._target)
+        missing = 0 if self._target is None else self._missing
         have = self.bytes_received - self._position
-        if self._parser is not None:
+        if self._parser is not None or self._item is not None:
             detail = f", {missing:,} bytes before the end of an array" if missing else ""
             where = f"in the middle of {self._name(self._id)} (it began at byte {self._position:,}, {have:,} bytes came{detail})"
         elif self._start < self._end:
@@ -146,18 +170,64 @@ class Decoder:
         """
         if self._target is not None:
             return None
+        item = self._item
+        if item is not None:
+            self._item = None
+            item.received = self._arrived
+            return item
         if self._parser is None:
             start = self._start
             available = self._end - start
             if available >= _HEADER_END:
                 kind, flags, samples, channels, dimensions = _PEEK(self._view, start)
-                payload = samples * (8 * channels + 4 * dimensions)
-                if kind == _ACQUISITION and payload <= self._small and not flags & COMPRESSED:
-                    if available < _HEADER_END + payload:
-                        return None
-                    return self._small_acquisition(start, samples, channels, dimensions)
+                if kind == _ACQUISITION and not flags & COMPRESSED:
+                    points = 4 * samples * dimensions
+                    payload = 8 * samples * channels + points
+                    if payload <= self._small:
+                        after = start + _HEADER_END + payload
+                        if after > self._end:
+                            return None
+                        # Slicing a bytearray is the fastest copy there is.
+                        own = self._buffer[start + 2 : after]
+                        item = _NEW(Acquisition)
+                        item.header = self._last = _ARRAY((), ACQUISITION_HEADER, own)[()]
+                        item.trajectory = _ARRAY((samples, dimensions), FLOAT32, own, _HEADER) if points else None
+                        item.data = _ARRAY((channels, samples), COMPLEX64, own, _HEADER + points)
+                        item.received = self._arrived
+                        item.triggered = 0.0
+                        self._start = after
+                        return item
+                    if payload <= self._limits.acquisition:
+                        self._begin_acquisition(samples, channels, dimensions, points, payload)
+                        return self.next_message() if self._target is None else None
             elif available < 2:
                 return None
+        return self._other()
+
+    def _begin_acquisition(self, samples: int, channels: int, dimensions: int, points: int, payload: int) -> None:
+        """Begin the readout at the buffer's start; what has not come yet will be received in place."""
+        start, end = self._start, self._end
+        at = start + _HEADER_END
+        self._position = self.bytes_received - end + start
+        self._id = _ACQUISITION
+        memory = np.empty(payload + PROBE, np.uint8)
+        self._item = item = _NEW(Acquisition)
+        item.header = self._last = _ARRAY((), ACQUISITION_HEADER, self._buffer[start + 2 : at])[()]
+        item.trajectory = _ARRAY((samples, dimensions), FLOAT32, memory) if points else None
+        item.data = _ARRAY((channels, samples), COMPLEX64, memory, points)
+        item.triggered = 0.0
+        rest = memory.data
+        have = end - at
+        if have >= payload:
+            rest[:payload] = self._view[at : at + payload]
+            self._start = at + payload
+            return
+        rest[:have] = self._view[at:end]
+        self._start = end
+        self._target = rest[have:]
+        self._missing = payload - have
+
+    def _other(self) -> Message | None:
         if self._error is not None:
             raise self._error
         try:
@@ -166,24 +236,6 @@ class Decoder:
             self._error = WireError(f"{error} (message at byte {self._position:,} of the stream{self._suspicion()})")
             self._parser = self._target = None
             raise self._error from error
-
-    def _small_acquisition(self, start: int, samples: int, channels: int, dimensions: int) -> Acquisition:
-        """The readout that lies whole in the buffer at `start`. Slicing a bytearray is the fastest copy there is."""
-        buffer = self._buffer
-        at = start + _HEADER_END
-        item: Acquisition = Acquisition.__new__(Acquisition)
-        item.header = self._last = np.ndarray((), ACQUISITION_HEADER, buffer[start + 2 : at])[()]
-        if dimensions:
-            after = at + 4 * samples * dimensions
-            item.trajectory = np.ndarray((samples, dimensions), FLOAT32, buffer[at:after])
-            at = after
-        else:
-            item.trajectory = None
-        self._start = after = at + 8 * samples * channels
-        item.data = np.ndarray((channels, samples), COMPLEX64, buffer[at:after])
-        item.received = self._arrived
-        item.triggered = 0.0
-        return item
 
     def _advance(self) -> Message | None:
         """Run the parser of the current message as far as the bytes go."""
@@ -224,6 +276,7 @@ class Decoder:
         self._start += size
         if size < len(flat):
             self._target = flat[size:]
+            self._missing = len(flat) - size
         if len(flat) > LARGE:
             self._window = PROBE
 
