@@ -201,7 +201,7 @@ def _stream_items(path: Path) -> Iterator[Item]:
                 if isinstance(message, Item):
                     yield message
         except EndOfStream as error:
-            if path.suffix != ".part":
+            if not path.name.endswith((".part", ".incomplete.mrd")):
                 raise
             log.warning("%s: %s; everything before it was read", path, error)
 
