@@ -1,120 +1,148 @@
-"""Small scans for the tests of the gadgets."""
+"""Small non-Cartesian scans by direct Fourier sums, with known truth; independent of `recon`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import h5py
 import numpy as np
 
-from gadgets.base import Context, Gadget, run
-from gadgets.header import Header
-from gadgets.items import Acquisition, Item
-from gadgets.layout import ACQUISITION_HEADER, Flag
+from gadgets.items import Acquisition
+from gadgets.layout import ACQUISITION_HEADER, Flag, blank
+
+_HEADER = """<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
+<measurementInformation><measurementID>m1</measurementID><patientPosition>HFS</patientPosition></measurementInformation>
+<experimentalConditions><H1resonanceFrequency_Hz>63500000</H1resonanceFrequency_Hz></experimentalConditions>
+<encoding>
+<encodedSpace><matrixSize><x>{ex}</x><y>{ey}</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>{efx}</x><y>{efy}</y><z>5</z></fieldOfView_mm></encodedSpace>
+<reconSpace><matrixSize><x>{rx}</x><y>{ry}</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>{rfx}</x><y>{rfy}</y><z>5</z></fieldOfView_mm></reconSpace>
+<encodingLimits>
+<kspace_encoding_step_1><minimum>0</minimum><maximum>{views}</maximum><center>0</center></kspace_encoding_step_1>
+</encodingLimits>
+<trajectory>{trajectory}</trajectory>{description}
+</encoding>
+<sequenceParameters><TR>5</TR><TE>2</TE><TE>4</TE></sequenceParameters>
+</ismrmrdHeader>"""
 
 
-def make_header(
-    encoded: tuple[int, int, int] = (8, 8, 1),
-    recon: tuple[int, int, int] | None = None,
-    *,
-    encoded_mm: tuple[float, float, float] | None = None,
-    recon_mm: tuple[float, float, float] | None = None,
-    trajectory: str = "cartesian",
-    limits: Mapping[str, tuple[int, int, int]] | None = None,
-    calibration: str = "",
-    acceleration: int = 1,
-    bandwidth: float | None = None,
-    coils: Iterable[str] = (),
-    te: Iterable[float] = (),
-    encodings: int = 1,
-) -> Header:
-    """A header with `encodings` equal encoding spaces. `limits`: counter -> minimum, maximum, center."""
-    recon = recon or encoded
-    encoded_mm = encoded_mm or tuple(float(n) for n in encoded)  # type: ignore[assignment]
-    recon_mm = recon_mm or encoded_mm
+def header_xml(
+    encoded: tuple[int, int],
+    recon: tuple[int, int] | None = None,
+    encoded_mm: tuple[float, float] = (200.0, 200.0),
+    recon_mm: tuple[float, float] | None = None,
+    trajectory: str = "other",
+    views: int = 1,
+    increment: float | None = None,
+) -> bytes:
+    """Header; matrices and fields of view are (x, y)."""
+    recon, recon_mm = recon or encoded, recon_mm or encoded_mm
+    description = ""
+    if increment is not None:
+        description = (
+            "<trajectoryDescription><identifier>radial</identifier><userParameterDouble><name>angle_increment_deg</name>"
+            f"<value>{increment!r}</value></userParameterDouble></trajectoryDescription>"
+        )
+    return _HEADER.format(
+        ex=encoded[0],
+        ey=encoded[1],
+        efx=encoded_mm[0],
+        efy=encoded_mm[1],
+        rx=recon[0],
+        ry=recon[1],
+        rfx=recon_mm[0],
+        rfy=recon_mm[1],
+        trajectory=trajectory,
+        views=views - 1,
+        description=description,
+    ).encode()
 
-    def triple(name: str, values: Any) -> str:
-        return f"<{name}>" + "".join(f"<{axis}>{value}</{axis}>" for axis, value in zip("xyz", values, strict=True)) + f"</{name}>"
 
-    def space(name: str, matrix: Any, mm: Any) -> str:
-        return f"<{name}>{triple('matrixSize', matrix)}{triple('fieldOfView_mm', mm)}</{name}>"
+def asymmetric_object(n: int) -> np.ndarray:
+    """Smooth complex `[y, x]` object that equals none of its flips, transposes and shifts; maximum 1."""
+    y, x = np.mgrid[:n, :n] / n - 0.5
 
-    ranges = "".join(
-        f"<{name}><minimum>{low}</minimum><maximum>{high}</maximum><center>{center}</center></{name}>"
-        for name, (low, high, center) in (limits or {}).items()
+    def blob(cy: float, cx: float, sy: float, sx: float) -> np.ndarray:
+        return np.exp(-(((y - cy) / sy) ** 2) - ((x - cx) / sx) ** 2)
+
+    image = (
+        blob(0, 0, 0.25, 0.2) + 0.8 * blob(-0.15, 0.1, 0.06, 0.05) - 0.5 * blob(0.1, 0.12, 0.04, 0.08) + 0.4 * blob(0.18, -0.1, 0.05, 0.05)
     )
-    parallel = (
-        f"<parallelImaging><accelerationFactor><kspace_encoding_step_1>{acceleration}</kspace_encoding_step_1>"
-        f"<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor><calibrationMode>{calibration}</calibrationMode>"
-        "</parallelImaging>"
-        if calibration or acceleration > 1
-        else ""
-    )
-    encoding = (
-        f"<encoding>{space('encodedSpace', encoded, encoded_mm)}{space('reconSpace', recon, recon_mm)}"
-        f"<encodingLimits>{ranges}</encodingLimits><trajectory>{trajectory}</trajectory>{parallel}</encoding>"
-    )
-    labels = "".join(f"<coilLabel><coilNumber>{i}</coilNumber><coilName>{name}</coilName></coilLabel>" for i, name in enumerate(coils))
-    noise = "" if bandwidth is None else f"<relativeReceiverNoiseBandwidth>{bandwidth}</relativeReceiverNoiseBandwidth>"
-    sequence = "".join(f"<TE>{value}</TE>" for value in te)
-    return Header(
-        '<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
-        "<measurementInformation><measurementID>m1</measurementID><patientPosition>HFS</patientPosition>"
-        "<protocolName>gre</protocolName></measurementInformation>"
-        f"<acquisitionSystemInformation>{noise}{labels}</acquisitionSystemInformation>{encoding * encodings}"
-        f"<sequenceParameters>{sequence}</sequenceParameters></ismrmrdHeader>"
-    )
+    image = image * np.exp(1j * (0.8 * x - 1.5 * y))
+    return (image / np.abs(image).max()).astype(np.complex128)
+
+
+def coil_maps(coils: int, n: int) -> np.ndarray:
+    """Smooth complex `[coil, y, x]` with sum |s|^2 = 1."""
+    y, x = np.mgrid[:n, :n] / n - 0.5
+    angle = 2 * np.pi * np.arange(coils) / coils
+    distance = (y - 0.7 * np.sin(angle)[:, None, None]) ** 2 + (x - 0.7 * np.cos(angle)[:, None, None]) ** 2
+    maps = np.exp(-distance * 1.5) * np.exp(1j * (angle[:, None, None] + 0.5 * y - 0.4 * x))
+    return maps / np.sqrt((np.abs(maps) ** 2).sum(0))
+
+
+def spokes(angles: Sequence[float] | np.ndarray, samples: int) -> np.ndarray:
+    """`[view, sample, (kx, ky)]` in cycles per pixel, angles in degrees from kx towards ky; sample n // 2 is the centre."""
+    radius = (np.arange(samples) - samples // 2) / samples
+    angle = np.radians(angles)[:, None]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1)
+
+
+def spiral(interleaves: int, turns: float, samples: int) -> np.ndarray:
+    """`[view, sample, (kx, ky)]` in cycles per pixel, outwards at constant angular speed (dense in the centre)."""
+    t = np.linspace(0, 1, samples)
+    phase = 2 * np.pi * (turns * t + np.arange(interleaves)[:, None] / interleaves)
+    return np.stack([0.5 * t * np.cos(phase), 0.5 * t * np.sin(phase)], -1)
+
+
+def measure(image: np.ndarray, maps: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """d(k) = sum over (y, x) of image * map * exp(-2 pi i (kx x + ky y)), from pixel n // 2: `[coil, sample]` for k `[sample, 2]`."""
+    ny, nx = image.shape
+    along_x = np.exp(-2j * np.pi * np.outer(k[:, 0], np.arange(nx) - nx // 2))
+    along_y = np.exp(-2j * np.pi * np.outer(k[:, 1], np.arange(ny) - ny // 2))
+    return np.stack([((along_y @ (image * one)) * along_x).sum(1) for one in maps])
 
 
 def readout(
-    data: np.ndarray,
-    flags: Iterable[Flag] = (),
-    *,
-    trajectory: np.ndarray | None = None,
-    fields: Mapping[str, Any] | None = None,
-    **counters: int,
+    data: np.ndarray, trajectory: np.ndarray | None, number: int = 0, flags: Sequence[Flag] = (), center: int | None = None, **idx: int
 ) -> Acquisition:
-    """A readout `[channel, sample]` with these flags, header fields and counters (``line``, ``partition`` for the encoding steps)."""
-    acquisition = Acquisition(None, np.asarray(data, np.complex64), trajectory)
+    """An acquisition with counters `idx`, flags, a scan counter, and a time stamp that counts on."""
+    header = blank(ACQUISITION_HEADER)
+    header["version"] = 1
+    header["measurement_uid"] = 7
+    header["scan_counter"] = number
+    header["acquisition_time_stamp"] = 1000 + number
+    header["available_channels"] = len(data)
+    header["center_sample"] = data.shape[1] // 2 if center is None else center
+    header["sample_time_us"] = 5
+    header["position"] = (10, -20, 30)
+    header["read_dir"], header["phase_dir"], header["slice_dir"] = (1, 0, 0), (0, 1, 0), (0, 0, 1)
+    for name, value in idx.items():
+        header["idx"][name] = value
+    acquisition = Acquisition(header, data.astype(np.complex64), None if trajectory is None else trajectory.astype(np.float32))
     acquisition.agree()
     for flag in flags:
         acquisition.set_flag(flag)
-    for name, value in (fields or {}).items():
-        acquisition.header[name] = value
-    names = {"line": "kspace_encode_step_1", "partition": "kspace_encode_step_2"}
-    for name, value in counters.items():
-        acquisition.header["idx"][names.get(name, name)] = value
     return acquisition
 
 
-def through(gadgets: Gadget | Iterable[Gadget], items: Iterable[Item], context: Context | Header | None = None) -> list[Any]:
-    """What comes out of a chain."""
-    chain = [gadgets] if isinstance(gadgets, Gadget) else gadgets
-    context = Context(header=context) if isinstance(context, Header) else context or Context()
-    return list(run(chain, items, context))
+def frame(
+    image: np.ndarray,
+    maps: np.ndarray,
+    trajectory: np.ndarray,
+    start: int = 0,
+    last: Sequence[Flag] = (Flag.LAST_IN_REPETITION,),
+    **idx: int,
+) -> list[Acquisition]:
+    """The readouts of one image along `trajectory` `[view, sample, 2]`; the last carries `last`."""
+    data = measure(image, maps, trajectory.reshape(-1, 2)).reshape(len(maps), *trajectory.shape[:2])
+    views = len(trajectory)
+    return [
+        readout(data[:, view], trajectory[view], start + view, last if view == views - 1 else (), kspace_encode_step_1=view, **idx)
+        for view in range(views)
+    ]
 
 
-def noise_like(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Complex Gaussian samples."""
-    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
-
-
-def dft(n: int) -> np.ndarray:
-    """Matrix of the centred orthonormal transform from image to k-space, written out."""
-    index = np.arange(n) - n // 2
-    return np.exp(-2j * np.pi * np.outer(index, index) / n) / np.sqrt(n)
-
-
-def read_scan(path: Path) -> tuple[Header, list[Acquisition]]:
-    """All readouts of an ISMRMRD file."""
-    with h5py.File(path) as file:
-        rows, xml = file["dataset/data"][:], file["dataset/xml"][0]
-    acquisitions = []
-    for row in rows:
-        head = np.frombuffer(bytearray(row["head"].tobytes()), ACQUISITION_HEADER)[0]
-        samples, channels = int(head["number_of_samples"]), int(head["active_channels"])
-        trajectory = row["traj"].reshape(samples, -1) if head["trajectory_dimensions"] else None
-        acquisitions.append(Acquisition(head, row["data"].view(np.complex64).reshape(channels, samples), trajectory))
-    return Header(xml), acquisitions
+def nrmse(image: np.ndarray, truth: np.ndarray) -> float:
+    """Relative l2 error of the magnitudes, without any scaling."""
+    return float(np.linalg.norm(np.abs(image) - np.abs(truth)) / np.linalg.norm(truth))
