@@ -20,6 +20,7 @@ class FieldOfViewAdjustment(Gadget):
     """
 
     stock = (("gadgetron_mricore", "GenericReconFieldOfViewAdjustmentGadget"),)
+    pure = True
     ignored = IGNORED
 
     tolerance: float = parameter(0.1, unit="mm", ge=0, help="fields of view that differ by less count as equal")

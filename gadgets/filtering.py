@@ -26,6 +26,7 @@ class KSpaceFilter(Gadget):
     """
 
     stock = (("gadgetron_mricore", "GenericReconKSpaceFilteringGadget"),)
+    pure = True
     ignored = IGNORED
 
     skip_processing_meta_field: str = parameter("Skip_processing_after_recon", help="images with this attribute pass unchanged")

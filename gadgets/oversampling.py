@@ -123,6 +123,7 @@ class AsymmetricEchoAdjustRO(Gadget):
     """
 
     stock = (("gadgetron_mricore", "AsymmetricEchoAdjustROGadget"),)
+    pure = True
 
     def __call__(self, items: Stream) -> Iterator[Item]:
         for acquisition in items.of(Acquisition):

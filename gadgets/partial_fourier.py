@@ -57,6 +57,7 @@ class PartialFourierFilter(_PartialFourier):
     """Partial Fourier by tapering the border of the sampled region, so that zero filling does not ring."""
 
     stock = (("gadgetron_mricore", "GenericReconPartialFourierHandlingFilterGadget"),)
+    pure = True
 
     partial_fourier_filter_RO_width: float = parameter(0.15, ge=0, le=1, help="taper along RO as a fraction of the matrix")
     partial_fourier_filter_E1_width: float = parameter(0.15, ge=0, le=1, help="taper along E1 as a fraction of the matrix")
@@ -72,6 +73,7 @@ class PartialFourierPOCS(_PartialFourier):
     """Partial Fourier by projection onto convex sets with the low-resolution phase."""
 
     stock = (("gadgetron_mricore", "GenericReconPartialFourierHandlingPOCSGadget"),)
+    pure = True
 
     partial_fourier_POCS_iters: int = parameter(6, ge=1, help="at most this many iterations")
     partial_fourier_POCS_thres: float = parameter(0.01, ge=0, help="relative change of the image that ends the iteration")
