@@ -93,41 +93,30 @@ class Nufft:
         """Type 1: k-space `[..., sample]` to images `[..., *image_shape]`, NumPy or CuPy as given."""
         return self._apply(kspace, (self.samples,), self.image_shape, adjoint=True)
 
-    def gram(self, image: Any, maps: Any, weights: Any = None) -> Any:
-        """SENSE normal operator sum_c conj(s_c) A^H W A (s_c x), each coil in one go so that its data stay in cache.
+    def gram(self, images: Any, weights: Any = None, out: np.ndarray | None = None) -> Any:
+        """A^H W A of images `[..., *image_shape]`, each in one go so that its data stay in cache.
 
         Args:
-            image: `[*image_shape]`, NumPy or CuPy.
-            maps: `[coil, *image_shape]`, of the same kind and dtype.
-            weights: real `[sample]` of the same kind, or None for ones.
-
-        Returns:
-            Array like `image`.
+            images: NumPy or CuPy, of this plan's dtype.
+            weights: real `[sample]` of the same kind and precision, or None for ones.
+            out: where to write on the CPU; may be `images` itself.
         """
         if self.gpu:
-            kspace = self.forward(maps * image)
-            if weights is not None:
-                kspace *= weights
-            return (maps.conj() * self.adjoint(kspace)).sum(0)
-        parts = np.empty_like(maps)
+            kspace = self.forward(images)
+            return self.adjoint(kspace if weights is None else kspace * weights)
+        flat = np.ascontiguousarray(images, self.dtype).reshape(-1, *self.image_shape)
+        result = np.empty_like(flat) if out is None else out.reshape(flat.shape)
 
-        def one(coil: int) -> None:
-            part = parts[coil]
-            np.multiply(maps[coil], image, out=part)
+        def one(index: int) -> None:
             with self._backend.lend() as plan:
-                kspace = plan.execute(part)
+                kspace = plan.execute(flat[index])
                 if weights is not None:
                     kspace *= weights
-                plan.execute_adjoint(kspace, out=part)
-            # conj(s) p = conj(s conj(p)): conjugating in place saves a copy of the maps.
-            np.conjugate(part, out=part)
-            part *= maps[coil]
+                plan.execute_adjoint(kspace, out=result[index])
+            result[index] *= self._scale**2
 
-        run_each(one, maps.shape[0])
-        total = parts.sum(0)
-        np.conjugate(total, out=total)
-        total *= self._scale**2
-        return total
+        run_each(one, flat.shape[0])
+        return result.reshape(images.shape)
 
     def _apply(self, source: Any, inner: tuple[int, ...], outer: tuple[int, ...], adjoint: bool) -> Any:
         batch, tail = source.shape[: source.ndim - len(inner)], source.shape[source.ndim - len(inner) :]

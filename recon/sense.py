@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -99,6 +100,7 @@ def cg_sense(
     regularisation: float = 0.0,
     weights: np.ndarray | None = None,
     nufft_tolerance: float = nufft.TOLERANCE,
+    toeplitz: bool | None = None,
 ) -> Array:
     """Iterative SENSE: minimise |W^1/2 (A S x - y)|^2 + lambda |x|^2 by conjugate gradients.
 
@@ -114,6 +116,7 @@ def cg_sense(
         regularisation: lambda in units of the mean diagonal of A^H W A.
         weights: density weights `[sample]` or `[..., sample]` like the trajectory; None for ones.
         nufft_tolerance: relative accuracy of the NUFFT.
+        toeplitz: iterate with a convolution instead of NUFFTs; None chooses what costs less.
 
     Returns:
         Images `[..., *image_shape]`.
@@ -131,7 +134,13 @@ def cg_sense(
         chosen = maps[index] if len(maps.shape) > rank + 1 else maps
         points = trajectory[index] if trajectory.ndim > 2 else trajectory
         weight = None if weights is None else np.asarray(weights)[index if np.ndim(weights) > 1 else ...]
-        return _solve(kspace[index], points, chosen, iterations, tolerance, regularisation, weight, nufft_tolerance)
+        convolve = _toeplitz_pays(points, chosen.shape[1:]) if toeplitz is None else toeplitz
+        samples = kspace[index]
+        if not is_tensor(kspace):
+            dtype = complex_dtype(kspace)
+            samples, chosen = device.put(samples), device.put(np.ascontiguousarray(chosen, dtype))
+        encoding = Encoding(chosen, points, weights=weight, toeplitz=convolve, tolerance=nufft_tolerance)
+        return _solve(encoding, samples, iterations, tolerance, regularisation)
 
     images = [solve(index) for index in np.ndindex(*batch)]
     if is_tensor(kspace):
@@ -142,21 +151,8 @@ def cg_sense(
     return result
 
 
-def _solve(
-    kspace: Array,
-    trajectory: np.ndarray,
-    maps: Array,
-    iterations: int,
-    tolerance: float,
-    regularisation: float,
-    weights: np.ndarray | None,
-    nufft_tolerance: float,
-) -> Array:
-    dtype = complex_dtype(kspace)
-    on_host = not is_tensor(kspace)
-    if on_host:
-        kspace, maps = device.put(np.asarray(kspace)), device.put(np.ascontiguousarray(maps, dtype))
-    encoding = Encoding(maps, trajectory, weights=weights, tolerance=nufft_tolerance)
+def _solve(encoding: Encoding, kspace: Array, iterations: int, tolerance: float, regularisation: float) -> Array:
+    """Conjugate gradients on the normal equation of one frame."""
     damping = regularisation * encoding.mean_diagonal
     gram = encoding.gram
 
@@ -165,7 +161,16 @@ def _solve(
         return result + damping * image if damping else result
 
     image = conjugate_gradient(normal, encoding.adjoint(encoding.weigh(kspace)), iterations, tolerance)
-    return device.get(image) if on_host else image
+    return image if is_tensor(image) else device.get(image)
+
+
+def _toeplitz_pays(trajectory: np.ndarray, shape: Sequence[int]) -> bool:
+    """Tell whether the convolution costs less than the NUFFTs, its set-up included.
+
+    Measured on one core, per coil and iteration: NUFFTs 28 ns a pixel and 51 ns a sample, convolution 40 ns a pixel; the
+    set-up costs about one iteration of 16 coils. In three dimensions the doubled grid would cost too much memory.
+    """
+    return len(shape) <= 2 and len(trajectory) > 0.4 * math.prod(shape)
 
 
 def _adjoint(kspace: Array, trajectory: np.ndarray, shape: tuple[int, ...], tolerance: float) -> Array:

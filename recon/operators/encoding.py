@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from recon import nufft
 from recon.arrays import Array, complex_dtype, is_tensor, like, real_dtype
+from recon.cache import Cache
 from recon.operators.fourier import Fourier, Nufft, ToeplitzGram
 from recon.operators.linear import LinearOperator
 from recon.operators.sensitivity import Sensitivity
+
+_kernels: Cache[ToeplitzGram] = Cache(8)
 
 
 class Encoding(LinearOperator):
@@ -55,7 +60,9 @@ class Encoding(LinearOperator):
         self.maps = maps
         self.sensitivity = Sensitivity(maps, rank)
         self.weights = None if weights is None else like(np.asarray(weights), maps)
-        self._toeplitz = ToeplitzGram(trajectory, self.image_shape, weights) if toeplitz and trajectory is not None else None
+        self.toeplitz = None
+        if toeplitz and trajectory is not None:
+            self.toeplitz = _toeplitz(trajectory, self.image_shape, weights, min(1e-6, tolerance))
 
     def forward(self, x: Array) -> Array:
         return self.weigh(self.fourier(self.sensitivity(x)))
@@ -84,22 +91,58 @@ class Encoding(LinearOperator):
 
 
 class _EncodingGram(LinearOperator):
-    """S^H F^H W F S, coil by coil on the threads of the CPU, or as a convolution."""
+    """S^H F^H W F S, on the CPU coil by coil on several threads."""
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
 
     def forward(self, x: Array) -> Array:
         encoding = self.encoding
-        if encoding._toeplitz is not None:
-            return encoding.sensitivity.adjoint(encoding._toeplitz(encoding.sensitivity(x)))
-        if is_tensor(x) or not isinstance(encoding.fourier, Nufft):
-            return encoding.adjoint(encoding.forward(x))
-        dtype = complex_dtype(x)
-        plan = encoding.fourier.plan(dtype)
-        weights = None if encoding.weights is None else encoding.weights.astype(real_dtype(dtype), copy=False)
+        sensitivity, fourier, convolve = encoding.sensitivity, encoding.fourier, encoding.toeplitz
+        if is_tensor(x) or not isinstance(fourier, Nufft):
+            return sensitivity.adjoint(convolve(sensitivity(x))) if convolve else encoding.adjoint(encoding.forward(x))
+        plan = fourier.plan(complex_dtype(x))
+        weights = None if encoding.weights is None else encoding.weights.astype(real_dtype(plan.dtype), copy=False)
+
+        if not isinstance(x, np.ndarray):
+            coil_images = sensitivity(x)
+            return sensitivity.adjoint(convolve(coil_images) if convolve else plan.gram(coil_images, weights))
+
+        def gram(image: np.ndarray) -> np.ndarray:
+            result: np.ndarray = convolve(image) if convolve else plan.gram(image, weights, out=image)
+            return result
+
         images = x.reshape(-1, *encoding.image_shape)
-        return np.stack([plan.gram(image, encoding.maps, weights) for image in images]).reshape(x.shape)
+        return np.stack([_coil_by_coil(gram, image, encoding.maps) for image in images]).reshape(x.shape)
 
     def adjoint(self, y: Array) -> Array:
         return self.forward(y)
+
+
+def _coil_by_coil(gram: Callable[[np.ndarray], np.ndarray], image: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """sum_c conj(s_c) G (s_c x), a coil on one thread from start to end, so that its data stay in cache.
+
+    `gram` may overwrite its argument.
+    """
+    parts = np.empty_like(maps)
+
+    def one(coil: int) -> None:
+        # conj(s) p = conj(s conj(p)): no conjugate copy of the maps is needed.
+        part = gram(np.multiply(maps[coil], image, out=parts[coil]))
+        np.conjugate(part, out=parts[coil])
+        parts[coil] *= maps[coil]
+
+    nufft.run_each(one, maps.shape[0])
+    # Added in the order of the coils, whatever thread came first: the same bits every time.
+    total: np.ndarray = parts.sum(0)
+    np.conjugate(total, out=total)
+    return total
+
+
+def _toeplitz(trajectory: np.ndarray, shape: tuple[int, ...], weights: np.ndarray | None, tolerance: float) -> ToeplitzGram:
+    """The convolution for this trajectory, kept for the next frames."""
+    digest = hashlib.blake2b(np.ascontiguousarray(trajectory).data, digest_size=16)
+    if weights is not None:
+        digest.update(np.ascontiguousarray(weights).data)
+    key = (digest.digest(), trajectory.shape, trajectory.dtype.str, shape, weights is None, tolerance)
+    return _kernels.get(key, lambda: ToeplitzGram(trajectory, shape, weights, tolerance))

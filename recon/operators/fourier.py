@@ -10,7 +10,7 @@ import numpy as np
 import scipy.fft
 
 from recon import nufft
-from recon.arrays import Array, complex_dtype, is_tensor, real_dtype
+from recon.arrays import Array, complex_dtype, is_tensor, like, real_dtype
 from recon.fourier import fftc, ifftc
 from recon.operators.linear import LinearOperator
 
@@ -69,9 +69,9 @@ class Nufft(LinearOperator):
 
 
 class ToeplitzGram(LinearOperator):
-    """A^H W A of a NUFFT as a convolution: two FFTs of twice the size, no interpolation.
+    """A^H W A of a NUFFT as a convolution: FFTs of twice the size, no interpolation.
 
-    Fessler et al., IEEE Trans. Signal Process. 53 (2005). Pays where samples are many per pixel, or on a GPU.
+    Fessler et al., IEEE Trans. Signal Process. 53 (2005). Its cost does not depend on the number of samples.
 
     Args:
         trajectory: `[sample, axis]` in rad/pixel.
@@ -91,24 +91,39 @@ class ToeplitzGram(LinearOperator):
         doubled = tuple(2 * n for n in self.image_shape)
         values = np.ones(len(trajectory)) if weights is None else np.asarray(weights)
         plan = nufft.Nufft(trajectory, doubled, tolerance, np.complex128, gpu=False)
-        spread = plan.adjoint(values.astype(np.complex128)) * (math.sqrt(math.prod(doubled)) / math.prod(self.image_shape))
+        spread = plan.adjoint(values.astype(np.complex128))
+        spread *= math.sqrt(math.prod(doubled)) / math.prod(self.image_shape)
         # Distance -n never occurs between n pixels; without it the kernel is Hermitian and its transform real.
         for axis in range(len(doubled)):
             spread[(slice(None),) * axis + (0,)] = 0
-        self.kernel = scipy.fft.fftn(scipy.fft.ifftshift(spread)).real
+        self.kernel: np.ndarray = scipy.fft.fftn(scipy.fft.ifftshift(spread)).real
+        self._kernels: dict[Any, Any] = {}
 
     def forward(self, x: Array) -> Array:
         if is_tensor(x):
             return self._forward_tensor(x)
-        dtype = complex_dtype(x)
-        axes = tuple(range(-len(self.image_shape), 0))
-        spectrum = scipy.fft.fftn(x, s=self.kernel.shape, axes=axes)
-        spectrum *= self.kernel.astype(real_dtype(dtype), copy=False)
-        inside = (..., *(slice(n) for n in self.image_shape))
-        return scipy.fft.ifftn(spectrum, axes=axes, overwrite_x=True)[inside].astype(dtype, copy=False)
+        fft, options = _fft_module(x)
+        kernel = self._kernel_like(x)
+        axes = range(-len(self.image_shape), 0)
+        # Zeros need no transform: an axis is padded when its turn comes, and cropped as soon as it is done.
+        for axis in reversed(axes):
+            x = fft.fft(x, 2 * self.image_shape[axis], axis)
+        x *= kernel
+        for axis in axes:
+            inside = (..., slice(self.image_shape[axis]), *[slice(None)] * (-1 - axis))
+            x = fft.ifft(x, axis=axis, **options)[inside]
+        return x
 
     def adjoint(self, y: Array) -> Array:
         return self.forward(y)
+
+    def _kernel_like(self, x: Any) -> Any:
+        """The kernel in the precision and on the device of `x`."""
+        dtype = real_dtype(complex_dtype(x))
+        key = (type(x), dtype)
+        if key not in self._kernels:
+            self._kernels[key] = like(self.kernel.astype(dtype), x)
+        return self._kernels[key]
 
     def _forward_tensor(self, x: Any) -> Any:
         import tensorflow as tf
@@ -123,3 +138,12 @@ class ToeplitzGram(LinearOperator):
         spectrum = to(tf.pad(x, padding)) * tf.cast(self.kernel, x.dtype)
         inside = (..., *(slice(n) for n in self.image_shape))
         return back(spectrum)[inside]
+
+
+def _fft_module(x: Any) -> tuple[Any, dict[str, Any]]:
+    """FFT functions for the device of `x`, and options to save memory."""
+    if isinstance(x, np.ndarray):
+        return scipy.fft, {"overwrite_x": True}
+    import cupy
+
+    return cupy.fft, {}
