@@ -34,6 +34,8 @@ class Job:
     session: str
     peer: str
     dialect: str = "client"
+    started: bool = False
+    """The worker may have read from it, so no other worker can take it over."""
 
 
 @dataclass(eq=False)

@@ -3,7 +3,8 @@
 Started by `service.pool` as ``python -m service.process FD``. Messages on the socket are JSON, one a packet:
 
 * to the worker: the settings once; then ``{"session": …, "dialect": …, "peer": …}`` with the client's socket attached;
-* from the worker: ``{"event": "warm"}``, and after each measurement ``{"event": "done", "error": …, "memory_mib": …}``.
+* from the worker: ``{"event": "warm"}``; for each client ``{"event": "started"}`` before it reads from it, and in the end
+  ``{"event": "done", "error": …, "memory_mib": …}``.
 
 End of file on the socket means: the server is gone or has no more work; finish the measurement and exit.
 """
@@ -51,6 +52,7 @@ def main(descriptor: int) -> None:
     gc.freeze()  # or each collection between measurements would visit all of TensorFlow: 0.1 s
     _send(control, event="warm", seconds=time.perf_counter() - started)
     while (job := jobs.get()) is not None:
+        _send(control, event="started")
         error = serve(*job, settings=settings)
         gc.collect()
         _send(control, event="done", error=error, memory_mib=resident_mib())

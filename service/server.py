@@ -263,6 +263,8 @@ class Server:
         elif message["event"] == "warm":
             logger.info("worker %d is warm after %.1f s", worker.process.pid, message["seconds"])
             self.pool.became_warm(worker)
+        elif worker.job is not None and message["event"] == "started":
+            worker.job.started = True
         elif worker.job is not None:
             worker.job.client.close()
             self.pool.finished(worker, message["memory_mib"])
@@ -276,6 +278,9 @@ class Server:
         if not worker.retired:
             logger.error("worker %d ended: %s", pid, how)
         if job is None:
+            return
+        if not job.started and self._stop_by is None:
+            self._queue.appendleft(job)  # it died before it took the client: another one can
             return
         kept = self.spool.finish_abandoned(job.session) if self.spool is not None else None
         if kept is not None:

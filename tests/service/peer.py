@@ -17,9 +17,14 @@ from service.wire import Close, Config, EndOfStream, HeaderXml, Message
 
 ROOT = Path(__file__).resolve().parents[2]
 GADGETS = "tests.service.fixture_gadgets"
+_SPACE = "<matrixSize><x>8</x><y>4</y><z>1</z></matrixSize><fieldOfView_mm><x>80</x><y>40</y><z>5</z></fieldOfView_mm>"
 HEADER = HeaderXml(
-    b"<ismrmrdHeader xmlns='http://www.ismrm.org/ISMRMRD'>"
-    b"<measurementInformation><measurementID>m 17</measurementID></measurementInformation></ismrmrdHeader>"
+    f"""<?xml version="1.0"?>
+<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
+  <measurementInformation><measurementID>m 17</measurementID><patientPosition>HFS</patientPosition></measurementInformation>
+  <experimentalConditions><H1resonanceFrequency_Hz>63500000</H1resonanceFrequency_Hz></experimentalConditions>
+  <encoding><encodedSpace>{_SPACE}</encodedSpace><reconSpace>{_SPACE}</reconSpace><encodingLimits/><trajectory>cartesian</trajectory></encoding>
+</ismrmrdHeader>""".encode()
 )
 LIMIT = 20.0
 """Seconds after which a test that waits has failed."""
