@@ -18,6 +18,7 @@ class ImageArraySplit(Gadget):
     """Send each image of an array on its own: N fastest, then S, then LOC. ImageArray -> Image. Images pass."""
 
     stock = (("gadgetron_mricore", "ImageArraySplitGadget"),)
+    pure = True
 
     def __call__(self, items: Stream) -> Iterator[Item]:
         for array in items.of(ImageArray):
@@ -36,6 +37,7 @@ class Extract(Gadget):
     """
 
     stock = (("gadgetron_mricore", "ExtractGadget"),)
+    pure = True
 
     extract_mask: int = parameter(0, ge=0, le=15, help="deprecated: sum of 1 magnitude, 2 real, 4 imaginary, 8 phase")
     extract_magnitude: bool = parameter(True, help="send the magnitude")
@@ -83,6 +85,7 @@ class ComplexToFloat(Gadget):
     """The part of complex images that their ``image_type`` names; the magnitude where it names none. Image -> Image."""
 
     stock = (("gadgetron_mricore", "ComplexToFloatGadget"),)
+    pure = True
 
     def __call__(self, items: Stream) -> Iterator[Item]:
         for image in items.of(Image):
@@ -114,6 +117,7 @@ class AutoScale(Gadget):
     """
 
     stock = (("gadgetron_mricore", "AutoScaleGadget"),)
+    pure = True
 
     max_value: float = parameter(2048.0, gt=0, help="what the 99th percentile becomes")
     histogram_bins: int = parameter(100, ge=1, help="bins of the histogram")
@@ -131,7 +135,7 @@ class AutoScale(Gadget):
         if image.data.dtype.kind != "f":
             finite, top = finite.astype(np.float32), np.float32(top)
         factor = self.max_value / float(self._percentile(finite, top))
-        scaled = image.with_data(_as(image.data * np.float64(factor), image.data.dtype))
+        scaled = image.with_data(_as(image.data.astype(np.float64) * factor, image.data.dtype))
         record_scaling(scaled.meta, factor)
         return scaled
 
@@ -161,6 +165,7 @@ class _FloatToInteger(Gadget):
     Complex and integer images pass.
     """
 
+    pure = True
     dtype: ClassVar[type[np.integer]]
     max_intensity: int
     min_intensity: int
@@ -244,6 +249,7 @@ class ImageFinish(Gadget):
     """End of a chain: everything passes; text goes to the log."""
 
     stock = (("gadgetron_mricore", "ImageFinishGadget"),)
+    pure = True
 
     def __call__(self, items: Stream) -> Iterator[Item]:
         for item in items:

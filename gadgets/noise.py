@@ -45,6 +45,7 @@ class NoiseAdjust(Gadget):
     def __call__(self, items: Stream) -> Iterator[Item]:
         noise = _Noise()
         whitener: _Whitener | None = None
+        told = not self.perform_noise_adjust
         for acquisition in items.of(Acquisition):
             if acquisition.is_flag_set(Flag.IS_NOISE_MEASUREMENT):
                 if whitener is None and self.perform_noise_adjust:
@@ -54,6 +55,9 @@ class NoiseAdjust(Gadget):
                 continue
             if whitener is None and noise.samples:
                 whitener = self._whitener(noise, items.context)
+            if whitener is None and not told:
+                told = True
+                items.context.log.info("%s: no noise readout before the first imaging readout; data pass unwhitened", self.name)
             yield acquisition if whitener is None else self._whiten(acquisition, whitener)
 
     def _whitener(self, noise: _Noise, context: Context) -> _Whitener:

@@ -164,6 +164,13 @@ def test_asymmetric_echo_is_placed_by_its_centre():
     np.testing.assert_array_equal(out.bits[0].data.data[0, 0, 0, :, 0, 1, 3:], DATA[:, :5])
 
 
+def test_discarded_samples_do_not_shift_a_short_echo():
+    short = line(1, data=DATA[:, :5], fields={"center_sample": 2, "discard_pre": 1})
+    (out,) = sort([line(0), short], make_header((8, 8, 1), limits=BOTH))
+    np.testing.assert_array_equal(out.bits[0].data.data[0, 0, 0, :, 0, 1, 3:7], DATA[:, 1:5])
+    assert not out.bits[0].data.data[0, 0, 0, :, 0, 1, :3].any()
+
+
 def test_zeros_of_a_filled_echo_keep_their_place():
     """After AsymmetricEchoAdjustRO: full length, the zeros marked as discarded."""
     item = line(0, fields={"discard_pre": 3, "center_sample": 4})

@@ -88,6 +88,15 @@ def test_spirals_pass_untouched_with_one_warning(caplog):
     assert sum("not straight" in record.getMessage() for record in caplog.records) == 1
 
 
+@pytest.mark.parametrize("bend", ["steps", "direction"])
+def test_ramp_sampled_and_bent_lines_pass_untouched(bend):
+    even = np.linspace(-0.5, 0.5, 64)
+    x = 0.5 * np.sin(np.pi * even) if bend == "steps" else even
+    y = 0 * even if bend == "steps" else 0.1 * even**2
+    item = readout(noise_like(RNG, 2, 64), trajectory=np.stack([x, y], axis=1).astype(np.float32))
+    assert through(RemoveROOversampling(), [item], header_for(64, 32, "radial")) == [item]
+
+
 def test_spiral_whose_trajectory_is_known_by_name_only():
     item = readout(noise_like(RNG, 2, 64))
     assert through(RemoveROOversampling(), [item], header_for(64, 32, "spiral")) == [item]

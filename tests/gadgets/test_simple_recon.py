@@ -13,6 +13,7 @@ from gadgets.buffer import BucketToBuffer
 from gadgets.cartesian import CartesianRecon, SimpleRecon, centered, to_image
 from gadgets.items import Acquisition, AcquisitionBucket, Waveform
 from gadgets.layout import Flag
+from gadgets.oversampling import RemoveROOversampling
 from tests.gadgets.readouts import dft, make_header, noise_like, readout, through
 
 RNG = np.random.default_rng(6)
@@ -121,6 +122,16 @@ def test_object_appears_where_and_as_bright_as_it_is(case):
     volume = np.prod([fov for n, fov in zip(encoded, encoded_mm, strict=True) if n > 1])
     brightness = np.sqrt(np.prod(encoded)) / volume
     np.testing.assert_allclose(out.data[0] * brightness, expected_blobs(recon, recon_mm, places), atol=0.01)
+
+
+def test_cropping_the_readout_first_gives_the_same_image():
+    encoded, encoded_mm, recon, recon_mm = CASES["readout and phase oversampling"]
+    kspace = blobs(encoded, encoded_mm, np.array([[12.0, -8.0, 0.0]]))[None]
+    header = make_header(encoded, recon, encoded_mm=encoded_mm, recon_mm=recon_mm, limits=full_limits(kspace))
+    trigger = AcquisitionAccumulateTrigger()
+    (late,) = through([trigger, CartesianRecon()], lines_of(kspace), header)
+    (early,) = through([RemoveROOversampling(), trigger, CartesianRecon()], lines_of(kspace), header)
+    np.testing.assert_allclose(early.data, late.data, atol=1e-4 * np.abs(late.data).max())
 
 
 def coil_scan(coils: int = 4) -> tuple[np.ndarray, np.ndarray]:
