@@ -218,6 +218,8 @@ def replay(
             if local:
                 from service.local import replay_local
 
+                _quiet_log()
+
                 reports.append(replay_local(file, config, progress=progress, **common))
             else:
                 from service.client import replay as send
@@ -335,6 +337,17 @@ class _progress:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _quiet_log() -> None:
+    """What the session has to say is in the report; its log, with tracebacks, is for --debug."""
+    import logging
+
+    from service.logs import set_up
+
+    set_up("INFO")
+    if not _state["debug"]:
+        logging.getLogger("reconstream").setLevel(logging.CRITICAL)
 
 
 def _print(report: Report, quiet: bool) -> None:

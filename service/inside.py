@@ -53,8 +53,9 @@ class _Link:
             except StopIteration:
                 self._over = True
             except Exception as error:
+                if not self._over:  # a source that is interrupted may well complain
+                    self.failure = self.failure or error
                 self._over = True
-                self.failure = self.failure or error
                 raise
         raise EndOfStream("the session is over")
 

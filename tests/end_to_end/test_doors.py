@@ -23,7 +23,7 @@ from service.transport import Connection
 from service.wire import Close, Config, HeaderXml, Message, encode
 
 DEADLINE = 90.0
-CONFIGS = ("cartesian_grappa", "radial_cgsense")
+CONFIGS = ("cartesian_grappa", "radial_cgsense", "radial_realtime")
 Picture = tuple[bytes, dict, str, tuple[int, ...], bytes]
 RECONSTREAM = [sys.executable, "-m", "service.cli"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -79,6 +79,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     paths = {name: folder / f"{name}.h5" for name in CONFIGS}
     simulate.cartesian((48, 40), 4, acceleration=2, calibration_lines=12, repetitions=2, slices=2, waveforms=True).save(paths[CONFIGS[0]])
     simulate.radial(48, 4, 21, 2, waveforms=True).save(paths[CONFIGS[1]])
+    simulate.radial(48, 4, 13, 20, waveforms=True).save(paths[CONFIGS[2]])
     return paths
 
 
@@ -146,8 +147,8 @@ def converse(sock: socket.socket, scan: Path, configuration: bytes) -> list[Mess
 
 
 def test_the_images_are_what_was_scanned(served: dict[str, list[Picture]], scans: dict[str, Path]) -> None:
-    """Two slices and two repetitions; two frames; none of them empty, no two alike."""
-    assert [len(pictures) for pictures in served.values()] == [4, 2]
+    """Two slices and two repetitions; two frames; twenty frames; none of them empty, no two alike."""
+    assert [len(pictures) for pictures in served.values()] == [4, 2, 20]
     for pictures in served.values():
         pixels = [picture[-1] for picture in pictures]
         assert all(any(one) for one in pixels)
