@@ -272,6 +272,8 @@ class _Conversation:
     def _read(self) -> None:
         try:
             self._receive()
+            if self._connection is not None:
+                self._connection.shutdown()  # a module that has ended must not keep the writer waiting
             self._check_end()
         except Closed:
             pass

@@ -306,6 +306,22 @@ def test_a_listening_module_that_reports_an_error_while_we_still_send() -> None:
             list(running.run(iter(lambda: readout(1), None), Context(header=HEADER)))
 
 
+def test_a_listening_module_that_ends_early_and_stops_reading(caplog: pytest.LogCaptureFixture) -> None:
+    done = threading.Event()
+
+    def work(connection: Connection) -> None:
+        connection.write(Close())
+        done.wait(20)  # the socket stays open, nothing is read
+
+    big = Acquisition(None, np.zeros((64, 4096), np.complex64))
+    with socket.create_server(("127.0.0.1", 0)) as listener, caplog.at_level(logging.WARNING, "reconstream"):
+        serve(work, listener)
+        running = chain(f'<connect address="127.0.0.1" port="{listener.getsockname()[1]}"/>')
+        assert list(running.run([big] * 50, Context(header=HEADER))) == []
+    done.set()
+    assert any("ended without taking" in record.message for record in caplog.records)
+
+
 def test_nothing_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

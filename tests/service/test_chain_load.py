@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -324,6 +326,16 @@ def test_commands_of_modules(monkeypatch: pytest.MonkeyPatch) -> None:
         {"GADGETRON_EXTERNAL_PORT": "4", "GADGETRON_EXTERNAL_MODULE": "m"},
     )
     assert Execute("m", "t", "julia").command(4)[0][-3:] == ["4", "m", "t"]
+
+
+@given(st.sampled_from([PLAIN, LEGACY]), st.data())
+def test_a_damaged_file_is_a_config_error_or_a_chain(text: str, data: st.DataObject) -> None:
+    parts = re.split(r"(<[^>]*>|\s+)", text)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place, other = (data.draw(st.integers(0, len(parts) - 1)) for _ in range(2))
+        parts[place] = data.draw(st.sampled_from([parts[other], "", "<", "@", "&", "\0", "é", parts[place] * 2]))
+    with contextlib.suppress(ConfigError):
+        assert load("".join(parts).encode()).gadgets is not None
 
 
 # -- what a client may send ---------------------------------------------------------------------------------------------
