@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -51,6 +51,12 @@ _OTHER_PROTOCOLS = {
     b"\x16\x03": "TLS",
     b"\x89H": "HDF5 (a file for replay)",
 }
+
+
+def _lost() -> Parser:
+    """Stands where the parser of a failed stream was, so that no message is looked for any more."""
+    yield 0
+    return Close()
 
 
 class Decoder:
@@ -125,9 +131,8 @@ class Decoder:
             self.received(size)
         return message
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
-        """The messages that become complete with `data` (for bytes that are in memory already)."""
-        messages: list[Message] = []
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
+        """The messages that become complete with `data`, for bytes that are in memory already. Exhaust it. Raises as `next_message`."""
         rest = memoryview(data).cast("B")
         while rest:
             buffer = self.get_buffer()
@@ -136,8 +141,7 @@ class Decoder:
             rest = rest[size:]
             self.received(size)
             while (message := self.next_message()) is not None:
-                messages.append(message)
-        return messages
+                yield message
 
     def end_of_stream(self) -> None:
         """The peer has ended the stream. Raises `EndOfStream` unless its last message was CLOSE."""
@@ -191,7 +195,7 @@ class Decoder:
                         own = self._buffer[start + 2 : after]
                         item = _NEW(Acquisition)
                         item.header = self._last = _ARRAY((), ACQUISITION_HEADER, own)[()]
-                        item.trajectory = _ARRAY((samples, dimensions), FLOAT32, own, _HEADER) if points else None
+                        item.trajectory = _ARRAY((samples, dimensions), FLOAT32, own, _HEADER) if dimensions else None
                         item.data = _ARRAY((channels, samples), COMPLEX64, own, _HEADER + points)
                         item.received = self._arrived
                         item.triggered = 0.0
@@ -210,10 +214,13 @@ class Decoder:
         at = start + _HEADER_END
         self._position = self.bytes_received - end + start
         self._id = _ACQUISITION
-        memory = np.empty(payload + PROBE, np.uint8)
+        try:
+            memory = np.empty(payload + PROBE, np.uint8)
+        except MemoryError as error:
+            raise self._failed(f"no memory for a readout of {payload:,} bytes") from error
         self._item = item = _NEW(Acquisition)
         item.header = self._last = _ARRAY((), ACQUISITION_HEADER, self._buffer[start + 2 : at])[()]
-        item.trajectory = _ARRAY((samples, dimensions), FLOAT32, memory) if points else None
+        item.trajectory = _ARRAY((samples, dimensions), FLOAT32, memory) if dimensions else None
         item.data = _ARRAY((channels, samples), COMPLEX64, memory, points)
         item.triggered = 0.0
         rest = memory.data
@@ -233,9 +240,17 @@ class Decoder:
         try:
             return self._advance()
         except WireError as error:
-            self._error = WireError(f"{error} (message at byte {self._position:,} of the stream{self._suspicion()})")
-            self._parser = self._target = None
-            raise self._error from error
+            raise self._failed(str(error)) from error
+        except MemoryError as error:
+            raise self._failed(f"no memory for {self._name(self._id)}: {error}") from error
+
+    def _failed(self, reason: str) -> WireError:
+        """The error that this and every later call raises."""
+        self._error = WireError(f"{reason} (message at byte {self._position:,} of the stream{self._suspicion()})")
+        self._parser = _lost()
+        self._target = self._item = None
+        self._start = self._end  # nothing behind it can be understood
+        return self._error
 
     def _advance(self) -> Message | None:
         """Run the parser of the current message as far as the bytes go."""
