@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
+_caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
 
 class Cache(Generic[Value]):
@@ -17,6 +20,7 @@ class Cache(Generic[Value]):
         self.size = size
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
         self._lock = threading.Lock()
+        _caches.add(self)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -39,7 +43,13 @@ class Cache(Generic[Value]):
         with self._lock:
             self._values.clear()
 
-    def after_fork(self) -> None:
-        """Start afresh in a forked child, whatever another thread of the parent was doing."""
-        self._lock = threading.Lock()
-        self._values = OrderedDict()
+
+def _after_fork() -> None:
+    """Start afresh in a forked child: another thread of the parent may have held a lock at that moment."""
+    for cache in list(_caches):
+        cache._lock = threading.Lock()
+        cache._values = OrderedDict()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -44,8 +44,8 @@ class Nufft:
     """NUFFT for one trajectory and image shape, in both directions, for any number of coils.
 
     Thread-safe. On the CPU every transform runs on one thread and several run at once, so that results do not depend
-    on the number of threads: the same input gives the same bits in every process. (finufft's own threads add up in an
-    order that changes from run to run, and were measured no faster.)
+    on the number of threads: the same input gives the same bits in every process. (finufft's own threads promise no
+    such thing, and were measured no faster.)
 
     Args:
         trajectory: `[sample, axis]` in rad/pixel, 1 to 3 axes in the order of the image's.
@@ -194,7 +194,7 @@ class _CpuPlans:
 
 
 class _GpuPlans:
-    """cufinufft plans of both types for one batch size, used by one thread at a time."""
+    """cufinufft plans of both types for the batch sizes in use; one thread at a time uses them."""
 
     def __init__(self, nufft: Nufft) -> None:
         self.nufft = nufft
@@ -319,7 +319,6 @@ def _pool() -> ThreadPoolExecutor:
 def _after_fork() -> None:
     global _executor, _executor_lock
     _executor, _executor_lock = None, threading.Lock()
-    _cache.after_fork()
 
 
 _cache: Cache[Nufft] = Cache(CACHED_PLANS)

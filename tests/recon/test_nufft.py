@@ -274,6 +274,12 @@ def test_a_missing_gpu_library_is_named(monkeypatch: pytest.MonkeyPatch, caplog:
     assert "using the CPU" in caplog.text
 
 
+def test_a_worker_can_warm_up(tf: Any) -> None:
+    device.warm_up()
+    assert nufft.cached_plans() >= 1
+    assert device.use_gpu() in (True, False)
+
+
 def test_importing_recon_imports_no_tensorflow() -> None:
     modules = ["fourier", "trajectory", "density", "phantoms", "metrics", "coils", "nufft", "sense", "operators", "solvers", "device"]
     code = "import sys\n" + "".join(f"import recon.{name}\n" for name in modules) + "assert 'tensorflow' not in sys.modules"

@@ -130,6 +130,19 @@ def test_cg_sense_recovers_an_undersampled_phantom(scan: Scan) -> None:
     assert weighted[brain].real.mean() == pytest.approx(0.2, rel=0.05)
 
 
+def test_convolution_and_nufft_give_the_same_image(scan: Scan) -> None:
+    weights = pipe_weights(scan.trajectory, scan.truth.shape)
+    images = [
+        cg_sense(scan.kspace, scan.trajectory, scan.maps, 6, weights=weights, nufft_tolerance=1e-5, toeplitz=toeplitz)
+        for toeplitz in (True, False, None)
+    ]
+    assert relative_error(images[0], images[1]) < 1e-3
+    assert np.array_equal(images[2], images[0])  # 0.75 samples a pixel: the convolution costs less
+    few = slice(1000)
+    chosen, forced = (cg_sense(scan.kspace[:, few], scan.trajectory[few], scan.maps, 2, toeplitz=toeplitz) for toeplitz in (None, False))
+    assert np.array_equal(chosen, forced)
+
+
 def test_regularisation_keeps_noise_down() -> None:
     noisy = simulate(16, noise=0.05)
     free = cg_sense(noisy.kspace, noisy.trajectory, noisy.maps, 30)

@@ -1,0 +1,46 @@
+"""The bounded cache."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recon.cache import Cache
+
+
+@given(size=st.integers(1, 5), keys=st.lists(st.integers(0, 8), max_size=40))
+def test_keeps_exactly_the_keys_used_last(size: int, keys: list[int]) -> None:
+    cache: Cache[object] = Cache(size)
+    recent: list[int] = []
+    made: list[int] = []
+    for key in keys:
+        before = len(made)
+        cache.get(key, lambda key=key: made.append(key) or key)
+        assert (len(made) == before) == (key in recent)
+        recent = [*(k for k in recent if k != key), key][-size:]
+        assert len(cache) == len(recent)
+    cache.clear()
+    assert len(cache) == 0
+
+
+def test_threads_get_one_and_the_same_value() -> None:
+    cache: Cache[object] = Cache(4)
+    with ThreadPoolExecutor(8) as pool:
+        values = list(pool.map(lambda _: cache.get("key", object), range(200)))
+    assert len({id(value) for value in values}) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
+def test_a_forked_child_starts_afresh_even_if_the_lock_was_held() -> None:
+    cache: Cache[int] = Cache(2)
+    cache.get("key", lambda: 1)
+    with cache._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if cache.get("key", lambda: 2) == 2 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert cache.get("key", lambda: 3) == 1
