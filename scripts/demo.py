@@ -53,7 +53,7 @@ def main(
     else:
         console.print("simulating a real-time radial scan (8 coils, 13 spokes a frame) and a Cartesian one (8 coils, R = 3)")
         radial, cartesian = folder / "radial_raw.h5", folder / "cartesian_raw.h5"
-        simulate.radial(128, 8, 13, 40, noise=0.01).save(radial)
+        simulate.radial(128, 8, 13, 40, noise=0.01, tr_ms=4.0).save(radial)
         simulate.cartesian((192, 192), 8, acceleration=3, repetitions=4, noise=0.005).save(cartesian)
         scans = [("radial", radial, "radial_realtime.xml", "frames"), ("cartesian", cartesian, "cartesian_grappa.xml", "images")]
     problems: list[str] = []

@@ -242,8 +242,9 @@ class _Exchange:
             for item in items:
                 if self.over.is_set():
                     break
+                handed_over = time.perf_counter()
                 self._write(item)
-                self._collector.sent(item, time.perf_counter())
+                self._collector.sent(item, handed_over)
             else:
                 self._sent_all = True
             self._report.send_ms = (time.perf_counter() - start) * 1e3

@@ -56,7 +56,7 @@ class Collector:
             self.report.readouts += 1
         elif isinstance(item, Waveform):
             self.report.waveforms += 1
-        else:
+        elif isinstance(item, Image):
             self.report.input_images += 1
 
     def take(self, item: Item) -> None:

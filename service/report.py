@@ -30,8 +30,9 @@ def is_error(text: str) -> bool:
 class Report:
     """Outcome of one replayed scan. Times in ms, sizes in bytes, rates per second.
 
-    latency_ms: for each image, in the order received, from the moment the last readout it depends on had been handed to the
-    system (TCP) or to the chain (local) until the image was decoded; None where that readout is not known (see `Departures`).
+    latency_ms: for each image, in the order received, from the moment the last readout it depends on was handed to the system (TCP;
+    what the server makes it wait counts) or to the chain (local) until the image was decoded; None where that readout is not
+    known (see `Departures`).
     """
 
     file: str
@@ -50,7 +51,6 @@ class Report:
     image_times_ms: list[float] = field(default_factory=list)
     send_ms: float = 0.0
     total_ms: float = 0.0
-    stages_ms: dict[str, float] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
     returned: dict[str, int] = field(default_factory=dict)

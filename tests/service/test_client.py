@@ -20,7 +20,7 @@ from service.client import ClientError, ask, paced, replay
 from service.files import read_images, read_measurement
 from service.report import Departures, Report, is_error
 from service.transport import Connection
-from service.wire import Close, Config, ErrorReport, Filename, HeaderXml, Message, Query, Response
+from service.wire import Close, Config, ErrorReport, Filename, HeaderXml, Message, Query, Response, encode
 
 DEADLINE = 30.0
 
@@ -146,6 +146,23 @@ def test_a_local_config_is_sent_whole_and_parameters_follow_the_header(scan: Pat
     assert isinstance(server.arrived[3], Acquisition)
 
 
+@pytest.mark.parametrize("asked", [Filename("mine.xml"), Config(b"<configuration/>")])
+def test_a_recorded_stream_is_replayed_as_it_came(asked: Message, tmp_path: Path) -> None:
+    """With the config and the parameters of the client that had sent it."""
+    scan = simulate.cartesian((16, 12), 2, acceleration=1)
+    parameters = Text('{"parameters": {"iterations": 3}}')
+    path = tmp_path / "scan.mrd"
+    messages: list[Message] = [asked, HeaderXml(scan.header), parameters, *scan.items, Close()]
+    path.write_bytes(b"".join(bytes(buffer) for message in messages for buffer in encode(message)))
+    with FakeServer(one_image_a_repetition) as server:
+        report = replay(path, None, "127.0.0.1", server.port)
+    assert report.ok
+    assert server.arrived[:2] == messages[:2]
+    assert isinstance(server.arrived[2], Text)
+    assert server.arrived[2].text == parameters.text
+    assert (len(server.arrived), report.readouts, report.input_images) == (len(messages) - 1, len(scan.items), 0)
+
+
 def test_without_a_config_an_hdf5_file_is_refused_before_anything_is_sent(scan: Path) -> None:
     with pytest.raises(ValueError, match="name one with -c"):
         replay(scan, None, "127.0.0.1", 1)
@@ -262,8 +279,6 @@ def test_a_chain_without_images_is_fine_when_none_is_expected(scan: Path, tmp_pa
 
 def test_a_damaged_file_is_not_taken_for_a_whole_scan(tmp_path: Path) -> None:
     """Sending stops without CLOSE, so that the server does not reconstruct half a scan as a whole one."""
-    from service.wire import encode
-
     scan = simulate.cartesian((16, 12), 2, acceleration=1)
     whole = b"".join(bytes(b) for m in (HeaderXml(scan.header), *scan.items) for b in encode(m))
     path = tmp_path / "cut.mrd"
