@@ -295,7 +295,7 @@ def _recon_buffer(budget: _Budget, part: str) -> Part:
 
 
 def _recon_data(limits: Limits) -> Parser:
-    budget = _Budget("RECONDATA (1023)", "collection", limits.collection)
+    budget = _Budget("RECON_DATA (1023)", "collection", limits.collection)
     (count,) = _U64.unpack((yield 8))
     budget.count("encoding spaces", count, SAMPLING_DESCRIPTION.itemsize, _MAX_SPACES)
     bits = []
