@@ -109,7 +109,7 @@ def test_a_stack_gets_kz_from_its_partition() -> None:
     ],
 )
 def test_a_missing_trajectory_is_an_error_with_its_remedy(header: dict, properties: dict, words: list[str]) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=words[0]) as caught:
         Trajectories(encoding(**header), **properties).of(blank_readout(number=5))
     assert all(word in str(caught.value) for word in words)
 
@@ -165,5 +165,5 @@ def test_spokes_are_told_from_other_curves() -> None:
     assert is_radial(spokes([0, 50, 170], 33))
     assert is_radial(spokes([0, 50], 32)[:, 5:])
     assert not is_radial(spiral(3, 2, 64))
-    assert not is_radial(spokes([0, 50], 32) + [0.1, 0])  # parallel lines beside the centre
+    assert not is_radial(spokes([0, 50], 32) + np.array([0.1, 0]))  # parallel lines beside the centre
     assert not is_radial(np.repeat(spokes([0], 32)[:, :1], 32, axis=1))
