@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import struct
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gadgets.items import Acquisition, Image, Text, Waveform
 from gadgets.layout import IMAGE_HEADER
@@ -505,3 +508,38 @@ def test_gadgetron_gets_error_and_close(gadgetron: Session, case: str) -> None:
     assert isinstance(found[-1], ErrorReport)
     assert reason in found[-1].text
     assert not any(isinstance(message, Text) for message in found)
+
+
+# -- any order of messages ---------------------------------------------------------------------------------------------
+
+SYMBOLS: dict[str, Message] = {
+    "C": IMAGES,
+    "H": HEADER,
+    "A": readouts(1)[0],
+    "T": Text("hello"),
+    "Q": Query("gadgetron::version", 1),
+    "X": Close(),
+    "E": ErrorReport("not from a client"),
+}
+LEGAL = re.compile(r"[TQ]*(X|C[TQ]*(X|H[ATQ]*X))")
+"""The protocol as a regular expression."""
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.text("CHATQXE", max_size=12), st.from_regex(r"C[TQ]{0,2}H[ATQCE]{0,8}X?", fullmatch=True)))
+def test_any_order_ends_with_close_and_an_error_exactly_where_the_order_is_wrong(order: str) -> None:
+    order = order[: order.index("X") + 1] if "X" in order else order
+    one = Session()
+    try:
+        one.peer.send(*(SYMBOLS[symbol] for symbol in order)).connection.shutdown(writing_only=True)
+        found = one.peer.answers()
+        legal = LEGAL.fullmatch(order) is not None
+        assert (one.outcome.error is None) == legal
+        assert [text for text in texts(found) if "ERROR" in text] == ([] if legal else [one.outcome.error])
+        if legal:
+            assert len(images(found)) == order.count("A")
+            assert sum(isinstance(message, Response) for message in found) == order.count("Q")
+    finally:
+        one.peer.connection.close()
+        one.thread.join(LIMIT)
+    assert not one.thread.is_alive()
