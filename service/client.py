@@ -74,7 +74,9 @@ def replay(
     """
     measurement = read_measurement(file, in_group)
     config = chosen_config(measurement, config)
-    report = Report(file=str(file), config=config if isinstance(config, str) else "(XML)", door=f"{host}:{port}", expected_images=expect)
+    report = Report(
+        file=str(file), config=config if isinstance(config, str) else "(XML)", door=f"{host}:{port}", expected_images=expect, paced=realtime
+    )
     sock = connect(host, port, wait_s)
     collector = Collector(report, output=output, group=out_group, pictures=pictures, animate=animate)
     exchange = _Exchange(sock, collector, timeout_s, progress)

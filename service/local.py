@@ -78,7 +78,7 @@ def replay_local(
     """As `service.client.replay`, in this process. Raises `service.chain.ConfigError` for a config that is not found."""
     measurement = read_measurement(file, in_group)
     name, xml = read_config(chosen_config(measurement, config))
-    report = Report(file=str(file), config=name, door="local", expected_images=expect)
+    report = Report(file=str(file), config=name, door="local", expected_images=expect, paced=realtime)
     collector = Collector(report, output=output, group=out_group, pictures=pictures, animate=animate)
     items: Iterable[Item] = measurement.items()
     if realtime:

@@ -30,6 +30,7 @@ def is_error(text: str) -> bool:
 class Report:
     """Outcome of one replayed scan. Times in ms, sizes in bytes, rates per second.
 
+    paced: sent at the pace of the scan; at full speed, readouts and images queue, and latencies are those of the queue.
     latency_ms: for each image, in the order received, from the moment the last readout it depends on was handed to the system (TCP;
     what the server makes it wait counts) or to the chain (local) until the image was decoded; None where that readout is not
     known (see `Departures`).
@@ -38,6 +39,7 @@ class Report:
     file: str
     config: str
     door: str
+    paced: bool = False
     readouts: int = 0
     waveforms: int = 0
     input_images: int = 0
@@ -110,7 +112,8 @@ class Report:
         parts.append(f"{self.total_ms / 1e3:.2f} s")
         latency = self.summary().get("latency_ms")
         if latency:
-            parts.append(f"last readout to image: median {latency['median']:.0f} ms, p99 {latency['p99']:.0f} ms")
+            pace = "at the scan's pace" if self.paced else "at full speed"
+            parts.append(f"last readout to image, {pace}: median {latency['median']:.0f} ms, p99 {latency['p99']:.0f} ms")
         if self.output:
             parts.append(f"written to {self.output}")
         return ", ".join(parts)
