@@ -209,11 +209,12 @@ class _Exchange:
             reader.join(LEAVE_S)
             self._connection.close()
         self._report.bytes_sent, self._report.bytes_received = self._connection.bytes_sent, self._connection.bytes_received
-        sent = f"{self._report.items} of {count} items" if count else f"{self._report.items} items"
-        if self._lost and not self._report.errors:
-            self._report.errors.append(f"the server closed the connection after {sent} ({self._lost})")
-        elif not self._sent_all and not self._report.errors:
-            self._report.errors.append(f"the server ended the measurement after {sent} had been sent")
+        if not self._sent_all and not self._report.errors:
+            sent = f"{self._report.items} of {count} items" if count else f"{self._report.items} items"
+            how = (
+                f"closed the connection after {sent} ({self._lost})" if self._lost else f"ended the measurement after {sent} had been sent"
+            )
+            self._report.errors.append(f"the server {how}")
 
     def _watch(self, sender: threading.Thread, reader: threading.Thread) -> None:
         seen, changed = (-1, -1), time.monotonic()
