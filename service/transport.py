@@ -51,6 +51,7 @@ class Connection:
         self._decoder = Decoder(limits)
         self._receive = channel.receive if tee is None else _teed(channel.receive, tee)
         self._lock = threading.Lock()
+        self._cut = False
         self.peer = channel.peer
         self.bytes_sent = 0
 
@@ -174,7 +175,11 @@ class Connection:
         """Send encoded bytes. Raises as `write` does."""
         queue = [buffer for buffer in buffers if len(buffer)]
         with self._lock:
+            if self._cut:
+                raise ConnectionError(f"{self.peer}: an earlier message was cut off, nothing can be sent behind it")
+            self._cut = True
             self._channel.send(queue)
+            self._cut = False
             self.bytes_sent += sum(map(len, queue))
 
     # -- ending ------------------------------------------------------------------------------------------------------------------------
@@ -217,10 +222,15 @@ class _SocketChannel:
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         rest = list(buffers)
+        at = 0
         try:
-            while rest:
-                sent = self._socket.sendmsg(rest[:MOST_BUFFERS])
-                rest = _after(rest, sent)
+            while at < len(rest):
+                sent = self._socket.sendmsg(rest[at : at + MOST_BUFFERS])
+                while sent and sent >= len(rest[at]):
+                    sent -= len(rest[at])
+                    at += 1
+                if sent:
+                    rest[at] = memoryview(rest[at])[sent:]
         except BlockingIOError:
             raise TimeoutError(f"{self.peer} took no data for {self._timeouts[1]} s: it reads too slowly or has stopped") from None
         except ConnectionError as error:
@@ -290,16 +300,9 @@ def _set_timeout(sock: socket.socket, option: int, seconds: float | None) -> Non
     sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(whole), int(part * 1e6)))
 
 
-def _after(buffers: list[Buffer], sent: int) -> list[Buffer]:
-    """What is left of `buffers` after `sent` bytes."""
-    for i, buffer in enumerate(buffers):
-        if sent < len(buffer):
-            return [memoryview(buffer)[sent:], *buffers[i + 1 :]]
-        sent -= len(buffer)
-    return []
-
-
 def _readable(number: int, seconds: float) -> bool:
+    if number < 0:  # closed
+        return False
     poll = select.poll()
     poll.register(number, select.POLLIN)
     return bool(poll.poll(max(0.0, seconds) * 1000))
