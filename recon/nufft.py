@@ -113,7 +113,7 @@ class Nufft:
                 if weights is not None:
                     kspace *= weights
                 plan.execute_adjoint(kspace, out=result[index])
-            result[index] *= self._scale**2
+            _scale(result[index], self._scale**2)
 
         run_each(one, flat.shape[0])
         return result.reshape(images.shape)
@@ -135,6 +135,12 @@ class Nufft:
         return result.reshape(*batch, *outer)
 
 
+def _scale(values: np.ndarray, factor: float) -> None:
+    """Scale contiguous complex values in place, as real numbers: half the work."""
+    numbers = values.view(values.real.dtype)
+    numbers *= factor
+
+
 class _CpuPlans:
     """A few single-threaded finufft plans for the same points, each used by one thread at a time."""
 
@@ -153,7 +159,7 @@ class _CpuPlans:
         def transform(index: int) -> None:
             with self.lend() as plan:
                 (plan.execute_adjoint if adjoint else plan.execute)(source[index], out=result[index])
-            result[index] *= nufft._scale
+            _scale(result[index], nufft._scale)
 
         run_each(transform, source.shape[0])
         return result

@@ -59,10 +59,8 @@ def conjugate_gradient(
 
 def _inner(a: Any, b: Any) -> float:
     """Real part of the inner product, without BLAS, whose sums depend on its number of threads."""
-    product = a.real * b.real
-    if a.dtype.kind == "c":
-        product += a.imag * b.imag
-    return float(product.sum(dtype=np.float64))
+    a, b = (one.ravel().view(one.real.dtype) for one in (a, b))
+    return float((a * b).sum(dtype=np.float64))
 
 
 def _solve_tensor(operator: Callable[[Any], Any], rhs: Any, iterations: int, tolerance: float, initial: Any | None) -> Any:
