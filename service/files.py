@@ -231,7 +231,8 @@ def _append(node: h5py.Group, name: str, rows: np.ndarray, **create: Any) -> Non
 
 
 def _ascii(attributes: bytes) -> bytes:
-    """The same XML in ASCII: readers of ISMRMRD files decode it so."""
+    """The same XML in ASCII, as readers of ISMRMRD files decode it, and without NULs, which HDF5 strings cannot hold."""
+    attributes = attributes.replace(b"\0", b"")
     if attributes.isascii():
         return attributes
     return attributes.decode("utf-8", "replace").encode("ascii", "xmlcharrefreplace")
@@ -285,7 +286,7 @@ def write_measurement(path: str | Path, header_xml: bytes, items: Iterable[Item]
     """Write a measurement as `ismrmrd.Dataset` would, in blocks. Items: acquisitions, waveforms, images; others raise `FileError`."""
     with h5py.File(path, "w") as file:
         node = file.create_group(group)
-        node.create_dataset("xml", data=np.array([header_xml], object), dtype=_TEXT)
+        node.create_dataset("xml", data=np.array([header_xml.rstrip(b"\0")], object), dtype=_TEXT)
         pending: dict[str, list[Any]] = {"data": [], "waveforms": []}
         dtypes = {"data": _ACQUISITION_ROW, "waveforms": _WAVEFORM_ROW}
 
