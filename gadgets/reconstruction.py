@@ -164,7 +164,7 @@ class Reconstruction:
             data, trajectory = data[:, usable], trajectory[usable]
             weights = None if weights is None else weights[usable]
         if compress and place in self._compressors:
-            data = self._compressors[place] @ data
+            data = _mixed(self._compressors[place], data)
         return Samples(np.ascontiguousarray(data), trajectory, weights)
 
     def _finite(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +213,7 @@ class Reconstruction:
         if coils is not None and coils < len(samples.data) and place not in self._compressors:
             self._compressors[place] = CoilCompressor.fit(samples.data, coils).matrix.astype(np.complex64)
         if place in self._compressors:
-            samples.data = self._compressors[place] @ samples.data
+            samples.data = _mixed(self._compressors[place], samples.data)
         shape = self._grids[place[0]].shape
         self.maps[place] = coarse_maps(samples.data, samples.trajectory, shape, samples.weights, self._bandwidth(readouts, shape))
 
@@ -273,3 +273,10 @@ class Reconstruction:
         item = Image(header, pixels[None], meta)
         item.received, item.triggered = frame.received, frame.triggered
         return item
+
+
+def _mixed(matrix: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """`matrix` ``[out, coil]`` times `data` ``[coil, sample]``, without BLAS: its threads, waiting for one another on busy cores, were
+    measured to take 10 ms for what takes 0.3 ms."""
+    mixed: np.ndarray = np.einsum("vc,cs->vs", matrix, data)
+    return mixed

@@ -300,3 +300,20 @@ def test_an_image_comes_before_the_next_readout_and_other_items_pass(radial: lis
 def test_a_scan_cut_short_still_gives_its_image(radial: list[Acquisition]) -> None:
     (image,) = reconstruct(RADIAL, radial[: VIEWS // 2])
     assert image.image_index == 1
+
+
+def test_plans_and_weights_are_reused_when_the_trajectory_repeats(
+    truth: np.ndarray, maps: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recon import density, nufft
+
+    iterated = []
+    original = density._pipe_one
+    monkeypatch.setattr(density, "_pipe_one", lambda *arguments: (iterated.append(1), original(*arguments))[1])
+    items = [one for repetition in range(4) for one in frame(truth, maps, spiral(8, 2.21, 200), repetition=repetition)]
+    outputs = run([NonCartesianRecon(method="gridding")], items, Context(header=Header(header_xml((N, N)))))
+    next(outputs)
+    plans = nufft.cached_plans()
+    assert len(list(outputs)) == 3
+    assert len(iterated) == 1
+    assert nufft.cached_plans() == plans
