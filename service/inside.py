@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator
 
 from service.session import Outcome, serve_client
 from service.settings import Settings
-from service.wire import EndOfStream, Message
+from service.wire import Close, EndOfStream, Message
 
 
 def run_inside(
-    source: Iterator[Message], sink: Callable[[Message], None], *, allow_external: bool, interrupt: Callable[[], None] = lambda: None
+    source: Iterator[Message],
+    sink: Callable[[Message], None],
+    *,
+    allow_external: bool,
+    hear_out: bool,
+    interrupt: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run one measurement in this process.
 
@@ -22,6 +27,7 @@ def run_inside(
         source: config, header, parameters, data, CLOSE.
         sink: takes what a client would get, from a thread of its own.
         allow_external: let the config start programs.
+        hear_out: after an error read `source` to its end, as for a peer that still sends.
         interrupt: wakes a `source` that waits for input; called when the session is over.
 
     Returns:
@@ -30,7 +36,7 @@ def run_inside(
     Raises:
         Exception: what `source` or `sink` raised (the file cannot be read, the images cannot be written).
     """
-    link = _Link(source, sink, interrupt)
+    link = _Link(source, sink, interrupt, hear_out)
     outcome = serve_client(link, settings=Settings.load(allow_external=allow_external))
     if link.failure is not None:
         raise link.failure
@@ -38,10 +44,11 @@ def run_inside(
 
 
 class _Link:
-    def __init__(self, source: Iterator[Message], sink: Callable[[Message], None], interrupt: Callable[[], None]) -> None:
+    def __init__(self, source: Iterator[Message], sink: Callable[[Message], None], interrupt: Callable[[], None], hear_out: bool) -> None:
         self._source = source
         self._sink = sink
         self._interrupt = interrupt
+        self._hear_out = hear_out
         self._over = False
         self.failure: Exception | None = None
         self.bytes_received = 0
@@ -60,6 +67,8 @@ class _Link:
         raise EndOfStream("the session is over")
 
     def write(self, message: Message) -> None:
+        if isinstance(message, Close) and not self._hear_out:
+            self._over = True
         try:
             self._sink(message)
         except Exception as error:

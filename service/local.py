@@ -115,6 +115,6 @@ def _run(opening: Iterable[Message], items: Iterable[Item], collector: Collector
             progress(collector.report.items, collector.report.images)
 
     # The config is the user's own, as is the machine, so it may start programs.
-    outcome = run_inside(messages(), take, allow_external=True)
+    outcome = run_inside(messages(), take, allow_external=True, hear_out=False)
     if outcome.error and not collector.report.errors:
         collector.report.errors.append(outcome.error)

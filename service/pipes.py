@@ -71,7 +71,11 @@ def stream(
         sink = _FileSink(Path(target)) if str(target).endswith(HDF5) else _StreamSink(_open_output(target))
         stack.enter_context(sink)
         outcome = run_inside(
-            _echoed(messages, sink), sink.take, allow_external=given is not None, interrupt=interrupt.end if interrupt else lambda: None
+            _echoed(messages, sink),
+            sink.take,
+            allow_external=given is not None,
+            hear_out=interrupt is not None,
+            interrupt=interrupt.end if interrupt else lambda: None,
         )
         if outcome.error:
             raise StreamError(outcome.error)

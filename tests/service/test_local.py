@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gadgets.items import Item
 from recon.metrics import nrmse
 from scripts import simulate
 from service.local import ReconstructionError, reconstruct
@@ -61,9 +63,18 @@ def test_a_failure_is_raised_with_its_reason(scan: simulate.Scan) -> None:
 
 
 def test_an_error_of_the_items_themselves_is_raised_as_it_is(scan: simulate.Scan) -> None:
-    def items():  # type: ignore[no-untyped-def]
+    def items() -> Iterator[Item]:
         yield from scan.items[:5]
         raise KeyError("my own mistake")
 
     with pytest.raises(KeyError, match="my own mistake"):
         reconstruct(items(), SIMPLE, header=scan.header)
+
+
+def test_after_a_failure_the_rest_is_not_read(scan: simulate.Scan) -> None:
+    def endless() -> Iterator[Item]:
+        while True:
+            yield from scan.items
+
+    with pytest.raises(ReconstructionError, match="header"):
+        reconstruct(endless(), SIMPLE, header=b"<ismrmrdHeader/>")
