@@ -22,6 +22,8 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,21 +110,35 @@ def serve(job: dict[str, Any], descriptor: int, *, settings: Settings) -> str | 
     logger.info("[%s] connection from %s", session, job["peer"])
     spooled = Spool(Path(settings.spool), settings.spool_mib << 20).open(session) if settings.spool else None
     outcome = Outcome(session)
+    abort = threading.Timer(settings.gone_seconds, _abort, (session,))
+    abort.daemon = True
     try:
         connection = Connection.from_socket(
             socket.socket(fileno=descriptor), tee=spooled.write if spooled else None, write_timeout=settings.send_seconds
         )
         run = serve_gadgetron if job["dialect"] == "gadgetron" else serve_client
-        outcome = run(connection, settings=settings, session=session)
+        outcome = run(connection, settings=settings, session=session, on_gone=partial(_start_once, abort))
     except Exception as error:
         logger.exception("[%s] the session failed", session)
         outcome.error = f"{type(error).__name__}: {error}"
+    abort.cancel()
     if spooled and outcome.started:
         kept = spooled.finish(outcome.measurement, complete=outcome.complete)
         logger.info("[%s] raw data kept as %s", outcome.measurement, kept)
     elif spooled:
         spooled.discard()
     return outcome.error
+
+
+def _start_once(timer: threading.Timer) -> None:
+    with suppress(RuntimeError):  # both threads of a session may notice that the peer has gone
+        timer.start()
+
+
+def _abort(session: str) -> None:
+    """End this process: nothing else stops a computation that nobody waits for."""
+    logger.error("[%s] its client has gone, but the chain goes on computing; this worker ends (gone_seconds)", session)
+    os._exit(1)
 
 
 def resident_mib() -> int:

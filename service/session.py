@@ -456,9 +456,16 @@ class _GadgetronSession(_Session):
     }
 
 
-def serve_client(connection: Link, *, settings: Settings, session: str = "") -> Outcome:
-    """Serve one client: CONFIG or FILENAME, HEADER, JSON parameters if any, data, CLOSE. Closes the connection."""
-    traffic = Traffic(connection, settings)
+def serve_client(connection: Link, *, settings: Settings, session: str = "", on_gone: Callable[[], None] = lambda: None) -> Outcome:
+    """Serve one client: CONFIG or FILENAME, HEADER, JSON parameters if any, data, CLOSE. Closes the connection.
+
+    Args:
+        connection: to the client.
+        settings: limits and times.
+        session: id for the log.
+        on_gone: called (from another thread) when the client has gone before the end; the chain may still be computing.
+    """
+    traffic = Traffic(connection, settings, on_gone)
     try:
         return _ClientSession(traffic, settings, session or new_session()).run()
     finally:
@@ -466,7 +473,14 @@ def serve_client(connection: Link, *, settings: Settings, session: str = "") -> 
 
 
 def serve_gadgetron(
-    connection: Link, *, settings: Settings, session: str = "", target: str = "", ahead: Iterable[Message] = (), close: bool = True
+    connection: Link,
+    *,
+    settings: Settings,
+    session: str = "",
+    on_gone: Callable[[], None] = lambda: None,
+    target: str = "",
+    ahead: Iterable[Message] = (),
+    close: bool = True,
 ) -> Outcome:
     """Serve one external node of a Gadgetron: CONFIG, HEADER, data, CLOSE.
 
@@ -474,11 +488,12 @@ def serve_gadgetron(
         connection: to the Gadgetron.
         settings: limits and times.
         session: id for the log.
+        on_gone: as of `serve_client`.
         target: chain or gadget to run where the ``<configuration>`` names none.
         ahead: messages that have been read from the connection already.
         close: False leaves the last CLOSE, and closing the connection, to the caller.
     """
-    traffic = Traffic(connection, settings)
+    traffic = Traffic(connection, settings, on_gone)
     try:
         served = _GadgetronSession(traffic, settings, session or new_session(), target, close)
         served.ahead.extend(ahead)

@@ -44,6 +44,9 @@ class Settings(BaseModel):
     output_mib: int = Field(256, ge=1, description="images that may wait for a client that reads slowly; then the chain has to wait")
     send_seconds: float = Field(60, gt=0, description="a client that takes no image for so long is given up")
     silence_seconds: float = Field(3600, gt=0, description="a client that sends nothing for so long is given up")
+    gone_seconds: float = Field(
+        30, gt=0, description="a worker that goes on computing for so long after its client has gone is ended and replaced"
+    )
     drain_seconds: float = Field(
         600, gt=0, description="how long the rest of a failed measurement is read, so that its sender sees no reset"
     )

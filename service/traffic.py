@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -64,8 +65,9 @@ class Latencies:
 class Traffic:
     """The reader and the writer thread of a connection, and the queues to and from them."""
 
-    def __init__(self, connection: Link, settings: Settings) -> None:
+    def __init__(self, connection: Link, settings: Settings, on_gone: Callable[[], None]) -> None:
         self.connection = connection
+        self.on_gone = on_gone
         self.inbox: BoundedQueue[Message] = BoundedQueue(settings.input_mib << 20)
         self.outbox: BoundedQueue[tuple[Message, float]] = BoundedQueue(settings.output_mib << 20)
         self.latencies = Latencies()
@@ -84,14 +86,18 @@ class Traffic:
                 self.last_heard = time.monotonic()
                 self._take(message)
         except EndOfStream as error:
-            # Whoever breaks off gets nothing more reconstructed: what still waits is thrown away.
-            self.inbox.fail(PeerGone(str(error)))
+            self._gone(error)
         except WireError as error:
             self.inbox.end(error)
         except OSError as error:
-            self.inbox.fail(PeerGone(str(error)))
+            self._gone(error)
         except Exception as error:
             self.inbox.end(error)
+
+    def _gone(self, error: Exception) -> None:
+        """Whoever breaks off gets nothing more reconstructed: what still waits is thrown away."""
+        self.inbox.fail(PeerGone(str(error)))
+        self.on_gone()
 
     def _take(self, message: Message) -> None:
         """Queue a message; once the session has given up, read and forget."""
@@ -115,6 +121,7 @@ class Traffic:
             pass
         except OSError as error:
             self._lost(PeerGone(str(error)))
+            self.on_gone()
         except Exception as error:
             self._lost(error)
 

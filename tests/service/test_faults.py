@@ -71,6 +71,20 @@ def external(target: str, name: str = "faulty", **properties: object) -> Config:
     return Config(f"<configuration><version>2</version><stream>{node}</stream></configuration>".encode())
 
 
+@pytest.fixture
+def empty_spool(running: Server, spool: Path) -> Path:
+    wait_for(lambda: not list(spool.glob("*.part")), "earlier measurements to be over")
+    for old in spool.iterdir():
+        old.unlink()
+    return spool
+
+
+def kept(folder: Path, pattern: str = "*.mrd") -> Path:
+    wait_for(lambda: list(folder.glob(pattern)), f"{pattern} in the spool")
+    (path,) = folder.glob(pattern)
+    return path
+
+
 # -- the protocol, once more over the real thing ------------------------------------------------------------------------
 
 
@@ -171,6 +185,15 @@ def test_a_client_that_goes_in_mid_scan_frees_its_worker(server: Server, tmp_pat
     server.serves()
 
 
+def test_a_chain_that_computes_on_for_a_client_that_has_gone_is_ended(tmp_path: Path) -> None:
+    with Server(gone_seconds=0.3, spool=tmp_path / "spool") as server:
+        held = Held(server, tmp_path)
+        held.peer.connection.close()
+        server.serves()  # by a new worker: the old one would hold for a minute
+        assert not alive(held.pid)
+        assert len(list(read_measurement(kept(tmp_path / "spool", "*.incomplete.mrd")).items())) == 3
+
+
 def test_a_client_that_is_killed_with_images_unread(server: Server) -> None:
     """Its kernel answers with a reset."""
     peer = server.peer().send(IMAGES, HEADER, *readouts(20))
@@ -210,19 +233,19 @@ def test_four_clients_at_once_one_of_them_at_fault(server: Server) -> None:
 # -- workers that die --------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_worker_takes_only_its_own_measurement_with_it(server: Server, spool: Path, tmp_path: Path) -> None:
-    for old in spool.iterdir():
-        old.unlink()
+def test_a_killed_worker_takes_only_its_own_measurement_with_it(server: Server, empty_spool: Path, tmp_path: Path) -> None:
     victim, other = Held(server, tmp_path, "victim"), Held(server, tmp_path, "other")
+    parts = list(empty_spool.glob("*.part"))
+    wait_for(lambda: all(len(list(read_measurement(part).items())) == 3 for part in parts), "all readouts to have arrived")
     warm = len(server.find("is warm after"))
     os.kill(victim.pid, signal.SIGKILL)
     error = victim.peer.error()
     assert "killed by SIGKILL" in error
     assert len(images(other.release())) == 3
     server.warm(warm + 1)
-    (kept,) = spool.glob("*.incomplete.mrd")
-    assert kept.name in error
-    items = list(read_measurement(kept).items())
+    path = kept(empty_spool, "*.incomplete.mrd")
+    assert path.name in error
+    items = list(read_measurement(path).items())
     assert [item.scan_counter for item in items] == [0, 1, 2]
     found = server.peer().send(IMAGES, HEADER, *items, Close()).answers()
     assert [float(image.data.max()) for image in images(found)] == [1, 2, 3]
@@ -246,20 +269,6 @@ def test_an_idle_worker_that_dies_is_replaced(server: Server) -> None:
 
 
 # -- raw data ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def empty_spool(running: Server, spool: Path) -> Path:
-    wait_for(lambda: not list(spool.glob("*.part")), "earlier measurements to be over")
-    for old in spool.iterdir():
-        old.unlink()
-    return spool
-
-
-def kept(folder: Path, pattern: str = "*.mrd") -> Path:
-    wait_for(lambda: list(folder.glob(pattern)), f"{pattern} in the spool")
-    (path,) = folder.glob(pattern)
-    return path
 
 
 def test_a_measurement_is_kept_byte_by_byte(server: Server, empty_spool: Path) -> None:
