@@ -176,7 +176,7 @@ class Server:
             return False
         except OSError as error:  # it has gone already, or no file descriptor is left
             logger.warning("a connection could not be accepted: %s", error)
-            time.sleep(0.01)
+            time.sleep(0.1)
             return False
         keep_alive(client)
         if len(self._silent) >= MOST_SILENT:

@@ -83,7 +83,6 @@ class _Session:
         self.chain: Chain | None = None
         self.fault: Exception | None = None
         """Why the config cannot be used; reported unless another one is named in time."""
-        self._input_error: Exception | None = None
 
     # -- what a dialect decides ----------------------------------------------------------------------------------------
 
@@ -176,18 +175,13 @@ class _Session:
                 close()
 
     def _items(self, first: Message) -> Iterator[Item]:
-        try:
-            message = first
-            while not isinstance(message, Close):
-                if not isinstance(message, Item):
-                    raise SessionError("connection", _refusal(State.STREAM, message))
-                if self.accepts(message):
-                    yield self._finite(message)
-                message = self._next()
-        except Exception as error:
-            # The gadget that was waiting for this item would be blamed otherwise.
-            self._input_error = error
-            raise
+        message = first
+        while not isinstance(message, Close):
+            if not isinstance(message, Item):
+                raise SessionError("connection", _refusal(State.STREAM, message))
+            if self.accepts(message):
+                yield self._finite(message)
+            message = self._next()
 
     def _finite(self, item: Item) -> Item:
         if not isinstance(item, Acquisition):
@@ -236,11 +230,10 @@ class _Session:
 
     def _fail(self, error: Exception) -> None:
         """Say why, to the peer and in the log; then hear the peer out."""
-        cause = self._input_error or error
-        text = _explain(cause)
+        text = _explain(error)
         self.outcome.error = text
-        expected = isinstance(cause, (SessionError, PeerGone, ConfigError, ConfigurationError, HeaderError, WireError))
-        self.context.log.error("%s", text, exc_info=None if expected else cause)
+        expected = isinstance(error, (SessionError, PeerGone, ConfigError, ConfigurationError, HeaderError, WireError))
+        self.context.log.error("%s", text, exc_info=None if expected else error)
         try:
             self.traffic.flush()
         except Exception as problem:
@@ -249,7 +242,7 @@ class _Session:
             return
         self._write(self.report(text))
         self.end()
-        if not isinstance(cause, PeerGone):
+        if not isinstance(error, PeerGone):
             self.traffic.hear_out(self.settings)
 
     def _write(self, message: Message) -> None:

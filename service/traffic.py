@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gadgets.items import Acquisition, AcquisitionBucket, Image, ImageArray, Item, ReconData, Waveform
+from gadgets.items import Acquisition, AcquisitionBucket, Dicom, Image, ImageArray, Item, ReconData, Waveform
 from service.bounded import BoundedQueue, QueueEnded
 from service.queries import answer
 from service.settings import Settings
@@ -170,4 +170,4 @@ def size_of(message: Message) -> int:
         return sum(buffer.data.nbytes for bit in message.bits for buffer in (bit.data, bit.ref) if buffer is not None)
     if isinstance(message, AcquisitionBucket):
         return sum(400 + a.data.nbytes for a in (*message.data, *message.ref))
-    return 100
+    return 100 + (len(message.content) if isinstance(message, Dicom) else 0)

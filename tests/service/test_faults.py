@@ -322,3 +322,10 @@ def test_many_broken_clients_at_once(server: Server) -> None:
     assert len(images(measure(Peer.connect(server.port)))) == 3
     for thread in threads:
         thread.join(20)
+
+
+@pytest.mark.parametrize("chain", [external("exits"), external("raises"), config("Fail at=1", "ToImage")], ids=["exits", "raises", "fails"])
+def test_a_failure_is_told_while_the_client_pauses(server: Server, chain: Config) -> None:
+    """The scan is not over, but nothing comes at the moment: the reason must not wait for the next readout."""
+    peer = server.peer().send(chain, HEADER, *readouts(3))
+    assert "ERROR" in peer.error()

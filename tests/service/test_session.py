@@ -543,3 +543,9 @@ def test_any_order_ends_with_close_and_an_error_exactly_where_the_order_is_wrong
         one.peer.connection.close()
         one.thread.join(LIMIT)
     assert not one.thread.is_alive()
+
+
+@pytest.mark.parametrize("chain", ["ToImage", "Fail at=99"], ids=["own", "other"])
+def test_the_peer_is_blamed_for_its_faults_and_not_the_gadget_that_waited(session: Session, chain: str) -> None:
+    error = session.peer.send(config(chain), HEADER, *readouts(2)).raw(struct.pack("<H", 60000)).error()
+    assert error.startswith("[connection] ERROR: ")
