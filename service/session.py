@@ -233,7 +233,7 @@ class _Session:
         text = _explain(error)
         self.outcome.error = text
         expected = isinstance(error, (SessionError, PeerGone, ConfigError, ConfigurationError, HeaderError, WireError))
-        self.context.log.error("%s", text, exc_info=None if expected else error)
+        self.context.log.error("%s", text, exc_info=None if expected else error.__cause__ or error)
         try:
             self.traffic.flush()
         except Exception as problem:
