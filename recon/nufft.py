@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
+from scipy.fft import next_fast_len
 
 from recon import device
 from recon.arrays import Array, complex_dtype, is_tensor, real_dtype
@@ -135,6 +136,20 @@ class Nufft:
         return result.reshape(*batch, *outer)
 
 
+def _upsampling(shape: tuple[int, ...], tolerance: float, single: bool) -> float:
+    """Size of finufft's fine grid over that of the image: the smallest that reaches the tolerance, of a fast length.
+
+    Measured for 256 x 256 at 1e-3, the factor 1.17 takes three quarters of the time of 1.25, at a smaller error. Lengths
+    with large powers of two are left out: their columns collide in the processor's caches.
+    """
+    if tolerance >= (1e-4 if single else 1e-6):
+        size = max(shape)
+        for fine in range(math.ceil(1.15 * size), math.ceil(1.3 * size)):
+            if fine % 2 == 0 and fine % 64 and next_fast_len(fine) == fine and not (fine % 7 == 0 or fine % 11 == 0):
+                return (fine - 0.5) / size  # finufft rounds up
+    return 1.25 if tolerance >= (1e-5 if single else 1e-8) else 2.0
+
+
 def _scale(values: np.ndarray, factor: float) -> None:
     """Scale contiguous complex values in place, as real numbers: half the work."""
     numbers = values.view(values.real.dtype)
@@ -182,8 +197,6 @@ class _CpuPlans:
         import finufft
 
         nufft = self.nufft
-        # The smaller fine grid halves the cost of the FFT; its kernel reaches these tolerances.
-        upsampling = 1.25 if nufft.tolerance >= (1e-5 if nufft.dtype == np.complex64 else 1e-8) else 2.0
         plan = finufft.Plan(
             2,
             nufft.image_shape,
@@ -192,7 +205,7 @@ class _CpuPlans:
             isign=-1,
             dtype=nufft.dtype.name,
             nthreads=1,
-            upsampfac=upsampling,
+            upsampfac=_upsampling(nufft.image_shape, nufft.tolerance, nufft.dtype == np.complex64),
             showwarn=0,
         )
         plan.setpts(*nufft.points)

@@ -8,6 +8,7 @@ Needs numpy, scipy, tensorflow and finufft; on a GPU also cupy and cufinufft.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -165,21 +166,19 @@ def timings(wait: Callable[[], Any]) -> dict[str, Any]:
     result["type1_10_coils_240_resident_ms"] = median_ms(lambda: plan.adjoint(on_device), wait=wait)
     for spokes in (24, 96):
         case = Case(spokes)
-        tensors = tf.constant(case.kspace), tf.constant(case.maps)
-        for name, weights, iterations in (("cg10", None, 10), ("cg4_weighted", case.weights, 4)):
-            for kind, (samples, maps) in {"numpy": (case.kspace, case.maps), "tensor": tensors}.items():
-
-                def job(
-                    samples: Any = samples,
-                    maps: Any = maps,
-                    case: Case = case,
-                    weights: Any = weights,
-                    iterations: int = iterations,
-                ) -> Any:
-                    return sense.cg_sense(samples, case.trajectory, maps, iterations, weights=weights)
-
-                result[f"{name}_{spokes}_spokes_{kind}_ms"] = median_ms(job, 10, wait)
-                result[f"{name}_{spokes}_spokes_{kind}_nrmse"] = nrmse(case.truth, np.asarray(job()))
+        inputs = {"numpy": (case.kspace, case.maps), "tensor": (tf.constant(case.kspace), tf.constant(case.maps))}
+        options: dict[str, dict[str, Any]] = {
+            "cg10_nufft": {"iterations": 10, "toeplitz": False},
+            "cg10_toeplitz": {"iterations": 10, "toeplitz": True},
+            "cg4_weighted": {"iterations": 4, "weights": case.weights},
+        }
+        for kind, (samples, maps) in inputs.items():
+            for name, chosen in options.items():
+                job = functools.partial(sense.cg_sense, samples, case.trajectory, maps, **chosen)
+                result[f"{name}_{spokes}_spokes_{kind}"] = {
+                    "ms": median_ms(job, 10, wait),
+                    "nrmse": round(nrmse(case.truth, np.asarray(job())), 4),
+                }
     return result
 
 

@@ -105,11 +105,12 @@ class ToeplitzGram(LinearOperator):
         fft, options = _fft_module(x)
         kernel = self._kernel_like(x)
         axes = range(-len(self.image_shape), 0)
-        # Zeros need no transform: an axis is padded when its turn comes, and cropped as soon as it is done.
-        for axis in reversed(axes):
+        # Zeros need no transform: an axis is padded when its turn comes, and cropped as soon as it is done. The last axis,
+        # contiguous in memory, comes while the others are long.
+        for axis in axes:
             x = fft.fft(x, 2 * self.image_shape[axis], axis)
         x *= kernel
-        for axis in axes:
+        for axis in reversed(axes):
             inside = (..., slice(self.image_shape[axis]), *[slice(None)] * (-1 - axis))
             x = fft.ifft(x, axis=axis, **options)[inside]
         return x
