@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -238,11 +239,13 @@ class Context:
     """What the gadgets of one measurement share.
 
     measurement: id for every log line; header: the measurement header; seconds: exclusive processing time by gadget name;
+    storage: folder for what one measurement leaves for later ones (noise covariances), None where nothing is kept;
     counts: things worth reporting (dropped frames, replaced NaN, ...).
     """
 
     header: Header = field(default_factory=Header)
     measurement: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    storage: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from gadgets.base import Context, Gadget, Stream, parameter
 from gadgets.header import Header
-from gadgets.items import Acquisition, Item
+from gadgets.items import Acquisition, DependencyQuery, Item
 from gadgets.layout import Flag
+from gadgets.noise_store import NoiseStore, StoredNoise
 from recon.coils import SingularNoiseError, whitening_matrix
 
 BANDWIDTH = 0.793
@@ -27,8 +28,11 @@ class NoiseAdjust(Gadget):
         sqrt(2 * dwell / noise dwell * relative receiver noise bandwidth) * inv(L) d,
 
     so that real and imaginary part of the noise have variance 1 (Kellman & McVeigh, Magn Reson Med 2005;54:1439). Noise readouts
-    that come after the first whitened readout are ignored and counted. Without noise readouts, data pass as they are. Needs no
-    measurement, patient or device ids.
+    that come after the first whitened readout are ignored and counted. Needs no measurement, patient or device ids.
+
+    Where the service keeps noise (setting ``storage``), the covariance is kept under the header's measurementID. A scan without
+    noise readouts of its own uses that of the measurement that its header names as ``measurementDependency`` of type Noise.
+    Without either, data pass as they are.
     """
 
     stock = (("gadgetron_mricore", "NoiseAdjustGadget"),)
@@ -53,15 +57,36 @@ class NoiseAdjust(Gadget):
                 else:
                     items.context.count("noise readouts ignored")
                 continue
-            if whitener is None and noise.samples:
-                whitener = self._whitener(noise, items.context)
             if whitener is None and not told:
                 told = True
-                items.context.log.info("%s: no noise readout before the first imaging readout; data pass unwhitened", self.name)
+                found = self._noise(noise, items.context)
+                whitener = None if found is None else self._whitener(found, items.context)
             yield acquisition if whitener is None else self._whiten(acquisition, whitener)
+        if whitener is None and noise.samples:  # a noise scan: nothing but noise readouts
+            self._noise(noise, items.context)
 
-    def _whitener(self, noise: _Noise, context: Context) -> _Whitener:
-        covariance = noise.covariance()
+    def _noise(self, noise: _Noise, context: Context) -> StoredNoise | None:
+        """The noise of this scan, which is kept for later scans, or of the scan it depends on."""
+        if noise.samples:
+            measured = StoredNoise(noise.covariance(), noise.dwell_us, noise.samples)
+            if context.storage is not None and context.header.measurement_id:
+                try:
+                    NoiseStore(context.storage).save(context.header.measurement_id, measured)
+                except OSError as error:
+                    context.log.warning("%s: the noise covariance is not kept for later scans: %s", self.name, error)
+            return measured
+        wanted = context.header.dependencies.get("noise")
+        if wanted is None:
+            context.log.info("%s: no noise readout before the first imaging readout; data pass unwhitened", self.name)
+            return None
+        stored = None if context.storage is None else NoiseStore(context.storage).load(wanted)
+        if stored is None:
+            where = "this service keeps none (setting 'storage')" if context.storage is None else f"none is kept in {context.storage}"
+            context.log.warning("%s: the scan depends on the noise of measurement %s; %s; data pass unwhitened", self.name, wanted, where)
+        return stored
+
+    def _whitener(self, noise: StoredNoise, context: Context) -> _Whitener:
+        covariance = noise.covariance.copy()
         for channel in self._scale_only(context):
             if channel < len(covariance):
                 variance = covariance[channel, channel]
@@ -103,6 +128,36 @@ class NoiseAdjust(Gadget):
             else:
                 context.log.warning("%s: the header has no coil %r to scale only", self.name, name)
         return channels
+
+
+class NoiseSummary(Gadget):
+    """Tell a client whether the noise of a measurement is kept here, and how much noise that was.
+
+    Nothing -> DependencyQuery, at the end of the input. Clients ask so before a scan whose header names a noise measurement.
+    """
+
+    stock = (("gadgetron_mricore", "NoiseSummaryGadget"),)
+
+    noise_file: str = parameter("", help="measurement id, with or without GadgetronNoiseCovarianceMatrix_ before it")
+
+    def __call__(self, items: Stream) -> Iterator[Item]:
+        yield from items
+        storage = items.context.storage
+        noise = None if storage is None or not self.noise_file else NoiseStore(storage).load(self.noise_file)
+        if noise is None:
+            yield DependencyQuery({"status": "failed"})
+            return
+        sigma = np.sqrt(np.diagonal(noise.covariance).real)
+        yield DependencyQuery(
+            {
+                "noise_dwell_time_us": f"{noise.dwell_us:.7g}",
+                "min_sigma": f"{sigma.min():.7g}",
+                "max_sigma": f"{sigma.max():.7g}",
+                "mean_sigma": f"{sigma.mean():.7g}",
+                "channels": str(len(sigma)),
+                "status": "success",
+            }
+        )
 
 
 _REMEDY = (
