@@ -104,20 +104,29 @@ class Connection:
         TimeoutError
             Nothing came for `read_timeout` seconds.
         """
+        message = self._decoder.next_message()
+        return self._receive_message() if message is None else message
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages up to CLOSE, which ends the iteration and is not among them. Raises as `read` does."""
+        next_message = self._decoder.next_message
+        while True:
+            message = next_message()
+            if message is None:
+                message = self._receive_message()
+            if isinstance(message, Close):
+                return
+            yield message
+
+    def _receive_message(self) -> Message:
         try:
-            message = self._decoder.read_from(self._receive)
+            message = self._decoder.receive_message(self._receive)
         except ConnectionError as error:
             raise EndOfStream(f"{self.peer}: the connection broke after {self.bytes_received:,} bytes ({error})") from error
         if message is None:
             self._decoder.end_of_stream()
             raise EndOfStream(f"{self.peer}: nothing comes after CLOSE")
         return message
-
-    def __iter__(self) -> Iterator[Message]:
-        """The messages up to CLOSE, which ends the iteration and is not among them. Raises as `read` does."""
-        read = self.read
-        while not isinstance(message := read(), Close):
-            yield message
 
     def drain(self, seconds: float, limit_bytes: int = 1 << 40, silence: float = math.inf) -> bool:
         """Read and discard until CLOSE or the end of the stream; whether that was reached within the bounds.

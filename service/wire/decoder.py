@@ -122,14 +122,14 @@ class Decoder:
         self._start, self._end = 0, size - missing
         self._view[: size - missing] = target[missing:size]
 
-    def read_from(self, receive: Callable[[memoryview], int]) -> Message | None:
-        """The next message, with bytes fetched by ``receive(buffer)`` (a socket's ``recv_into``) as needed; None when no more come."""
-        while (message := self.next_message()) is None:
-            size = receive(self._target or self.get_buffer())
-            if not size:
-                return None
+    def receive_message(self, receive: Callable[[memoryview], int]) -> Message | None:
+        """Fetch bytes with ``receive(buffer)`` (a socket's ``recv_into``) until a message is complete; None when no more come."""
+        while size := receive(self._target or self.get_buffer()):
             self.received(size)
-        return message
+            message = self.next_message()
+            if message is not None:
+                return message
+        return None
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
         """The messages that become complete with `data`, for bytes that are in memory already. Exhaust it. Raises as `next_message`."""
@@ -172,10 +172,10 @@ class Decoder:
         WireError
             For an unknown id, a length above `Limits`, or content that cannot be; again for every later call.
         """
-        if self._target is not None:
-            return None
         item = self._item
         if item is not None:
+            if self._target is not None:
+                return None
             self._item = None
             item.received = self._arrived
             return item
@@ -237,6 +237,8 @@ class Decoder:
     def _other(self) -> Message | None:
         if self._error is not None:
             raise self._error
+        if self._target is not None:
+            return None
         try:
             return self._advance()
         except WireError as error:
