@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from recon.quiet import without_chatter
+
 logger = logging.getLogger(__name__)
 
 # Waiting OpenMP threads must sleep: with one other busy process, spinning ones made a NUFFT 18 times slower.
@@ -108,9 +110,9 @@ def self_test() -> bool:
 
 def warm_up() -> None:
     """Pay the start-up costs of a worker now: import TensorFlow, make a NUFFT plan, test the GPU."""
-    import tensorflow as tf
-
     from recon import nufft
+
+    tf = _tensorflow()
 
     trajectory = np.linspace(-np.pi, np.pi, 256, endpoint=False, dtype=np.float32).reshape(-1, 2)
     image = tf.ones([2, 16, 16], tf.complex64)
@@ -139,8 +141,7 @@ def _gpu_packages() -> bool:
 
 def _tensorflow_gpu() -> bool:
     """Tell whether TensorFlow can use the GPU, and keep it from taking all of its memory."""
-    import tensorflow as tf
-
+    tf = _tensorflow()
     if not tf.config.list_physical_devices("GPU"):
         logger.warning("a GPU is visible, but TensorFlow cannot use it (install tensorflow[and-cuda]); using the CPU")
         return False
@@ -152,10 +153,18 @@ def _tensorflow_gpu() -> bool:
     return True
 
 
+def _tensorflow() -> Any:
+    with without_chatter():
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()  # looks for GPUs, and tells of them
+    return tensorflow
+
+
 def _limit_gpu_memory(mib: int | None) -> None:
     import cupy
-    import tensorflow as tf
 
+    tf = _tensorflow()
     if mib is not None:
         cupy.get_default_memory_pool().set_limit(size=mib * 2**20 // 2)
     for card in tf.config.list_physical_devices("GPU"):
