@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,7 @@ def measure_files(count: int, runs: int) -> dict[str, Any]:
                 file["dataset"].acquisitions[:]
 
         def one_by_one() -> None:
-            with ismrmrd.Dataset(str(path), mode="r") as dataset:
+            with closing(ismrmrd.Dataset(str(path), "dataset", False)) as dataset:
                 for i in range(min(count, 200)):
                     dataset.read_acquisition(i)
 
