@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import re
 import sys
@@ -25,12 +26,17 @@ def without_chatter() -> Iterator[None]:
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         kept = os.dup(2)
+        crashes = faulthandler.is_enabled()
+        if crashes:
+            faulthandler.enable(kept)  # a crash must not be held back
         os.dup2(held.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(kept, 2)
+            if crashes:
+                faulthandler.enable(2)
             os.close(kept)
             held.seek(0)
             rest = b"".join(line for line in held if not CHATTER.search(line))

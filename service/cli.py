@@ -104,6 +104,9 @@ def serve(
     workers: Workers = None,
     spool: Annotated[Path | None, typer.Option(help="keep each measurement's raw stream in this folder, to replay it")] = None,
     spool_mib: Annotated[int | None, typer.Option(help="size of that folder in MiB; the oldest go first", min=1)] = None,
+    storage: Annotated[
+        Path | None, typer.Option(help="keep noise covariances in this folder, for later scans")
+    ] = None,
     threads: Threads = None,
     gpu_memory_mib: GpuMemory = None,
     allow_external: AllowExternal = None,
@@ -124,6 +127,7 @@ def serve(
         workers=workers,
         spool=spool,
         spool_mib=spool_mib,
+        storage=storage,
         threads=threads,
         gpu_memory_mib=gpu_memory_mib,
         allow_external=allow_external,

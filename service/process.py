@@ -95,8 +95,7 @@ def _warm_up(settings: Settings) -> None:
     device.configure(gpu_memory_mib=settings.gpu_memory_mib, threads=settings.threads)
     if settings.warm_up:
         try:
-            with logs.native_quiet():
-                device.warm_up()
+            device.warm_up()
         except ImportError as error:
             logger.warning("%s; chains that need it will fail (install the extra 'cpu' or 'gpu')", error)
 

@@ -76,7 +76,7 @@ class _Session:
         self.traffic = traffic
         self.settings = settings
         self.session = session
-        self.context = Context(measurement=session)
+        self.context = Context(measurement=session, storage=settings.storage)
         self.outcome = Outcome(session)
         self.ahead: deque[Message] = deque()
         """Messages that someone else has read already."""

@@ -57,6 +57,8 @@ class Settings(BaseModel):
     spool: Path | None = Field(None, description="folder that keeps each measurement's raw stream; empty = none is kept")
     spool_mib: int = Field(20480, ge=1, description="size of that folder; the oldest measurements go first")
 
+    storage: Path | None = Field(None, description="folder for noise covariances that later scans depend on; empty = none are kept")
+
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
 
     @classmethod

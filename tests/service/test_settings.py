@@ -152,23 +152,6 @@ def test_log_lines() -> None:
     assert len(lines) == 2
 
 
-def test_native_noise_is_kept_back_unless_something_fails() -> None:
-    code = """
-import os
-from service.logs import native_quiet
-with native_quiet():
-    os.write(2, b"noise 1\\n")
-try:
-    with native_quiet():
-        os.write(2, b"noise 2\\n")
-        raise OSError("failed")
-except OSError:
-    os.write(2, b"after\\n")
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert run.stderr == "noise 2\nafter\n"
-
-
 def test_answers() -> None:
     assert answer("ismrmrd::version") == version("ismrmrd")
     assert version("reconstream") in answer("gadgetron::version")
