@@ -104,9 +104,7 @@ def serve(
     workers: Workers = None,
     spool: Annotated[Path | None, typer.Option(help="keep each measurement's raw stream in this folder, to replay it")] = None,
     spool_mib: Annotated[int | None, typer.Option(help="size of that folder in MiB; the oldest go first", min=1)] = None,
-    storage: Annotated[
-        Path | None, typer.Option(help="keep noise covariances in this folder, for later scans")
-    ] = None,
+    storage: Annotated[Path | None, typer.Option(help="keep noise covariances in this folder, for later scans")] = None,
     threads: Threads = None,
     gpu_memory_mib: GpuMemory = None,
     allow_external: AllowExternal = None,
