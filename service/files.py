@@ -138,7 +138,8 @@ def _blocks(dataset: h5py.Dataset, dtype: np.dtype) -> Iterator[tuple[int, Any, 
         raise FileError(f"{where}: the headers lack {', '.join(sorted(missing))}; was the file written by ISMRMRD before 1.0?")
     for start in range(0, len(dataset), BLOCK):
         rows = dataset[start : start + BLOCK]
-        headers = rows["head"] if head == dtype else rows["head"].astype(dtype)
+        # NumPy converts field by position, so other orders are brought into ours by name first.
+        headers = rows["head"] if head == dtype else rows["head"][list(dtype.names or ())].astype(dtype)
         for i, header in enumerate(headers):
             yield start + i, clone(header), rows[i]
 

@@ -216,6 +216,8 @@ class _SocketChannel:
         _set_timeout(sock, socket.SO_SNDTIMEO, write_timeout)
         with contextlib.suppress(OSError):  # not a TCP socket
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A machine that vanished without a word is noticed, though after hours; `read_timeout` is for less.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._socket = sock
         self._timeouts = read_timeout, write_timeout
         self.peer = _peer_name(sock)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gadgets.items import Acquisition, AcquisitionBucket, Image, Item, Text, Waveform
-from gadgets.layout import ELEMENT_TYPES, IMAGE_HEADER
+from gadgets.layout import ACQUISITION_HEADER, ELEMENT_TYPES, IMAGE_HEADER
 from service.files import BLOCK, FileError, ImageWriter, read_images, read_measurement, write_measurement
 from service.wire import Close, Config, EndOfStream, Filename, HeaderXml, Message, Query
 from tests.service.wire_messages import content, sent
@@ -164,6 +164,31 @@ def plain(node: h5py.Group) -> None:
     node["data"] = np.zeros((4, 4))
 
 
+def rewrite_heads(node: h5py.Group, head: np.dtype) -> None:
+    """The same readouts with headers of another type."""
+    rows = node["data"][()]
+    kinds = rows.dtype
+    other = np.empty(len(rows), np.dtype([("head", head), *((name, kinds[name]) for name in ("traj", "data"))]))
+    for name in set(head.names or ()) & set(rows["head"].dtype.names or ()):
+        other["head"][name] = rows["head"][name]
+    other["traj"], other["data"] = rows["traj"], rows["data"]
+    del node["data"]
+    node["data"] = other
+
+
+def test_headers_of_another_order_and_alignment(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    write_measurement(path, XML, scan(5))
+    fields = [(name, ACQUISITION_HEADER[name]) for name in reversed(ACQUISITION_HEADER.names or ())]
+    with h5py.File(path, "a") as file:
+        rewrite_heads(file["dataset"], np.dtype([*fields, ("extra", "<u2")], align=True))
+    assert contents(read_measurement(path).items()) == contents(scan(5))
+
+
+def headers_without_idx(node: h5py.Group) -> None:
+    rewrite_heads(node, np.dtype([(name, ACQUISITION_HEADER[name]) for name in ACQUISITION_HEADER.names or () if name != "idx"]))
+
+
 def empty(node: h5py.Group) -> None:
     for name in ("data", "waveforms", "xml"):
         del node[name]
@@ -176,6 +201,7 @@ def empty(node: h5py.Group) -> None:
         (damaged(empty), "no readouts"),
         (damaged(shorten), "readout 1: the header says 2 channels x 8 samples .* 15 samples"),
         (damaged(shorten_waveform), "waveform 0"),
+        (damaged(headers_without_idx), "the headers lack idx"),
         (damaged(plain), "needs the fields head and data"),
         (lambda path: h5py.File(path, "w").create_group("other").file.close(), "no group 'dataset'; the file has: other"),
         (lambda path: path.write_bytes(b"hello, world"), "neither an HDF5 file nor a recorded ISMRMRD stream"),
