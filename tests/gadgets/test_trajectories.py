@@ -114,6 +114,12 @@ def test_a_missing_trajectory_is_an_error_with_its_remedy(header: dict, properti
     assert all(word in str(caught.value) for word in words)
 
 
+def test_three_dimensional_radial_trajectories_are_not_made_up() -> None:
+    space = Space((8, 8, 8), (200.0, 200.0, 200.0))
+    with pytest.raises(ValueError, match="let the acquisitions carry theirs"):
+        Trajectories(Encoding(space, space, trajectory="radial"), views=4).of(blank_readout())
+
+
 @given(
     st.sampled_from(["cycles_per_pixel", "cycles_per_fov", "rad_per_pixel"]),
     st.integers(8, 64),
