@@ -181,7 +181,7 @@ class Trajectories:
         if limit is not None and limit.maximum > 0:
             return limit.maximum - limit.minimum + 1
         if needed:
-            raise ValueError("the number of radial views is not known: the header has no limit above 0 of kspace_encoding_step_1; set `views`")
+            raise ValueError("the number of radial views is not known: the header gives no limit of kspace_encoding_step_1; set `views`")
         return 0
 
     def _ordering(self) -> Ordering:
