@@ -22,7 +22,7 @@ class Limits:
     text: int = 16 * MIB
     """TEXT, QUERY, RESPONSE, ERROR, file names. Log lines and JSON parameters; a traceback has some KiB."""
     meta: int = 16 * MIB
-    """Attributes of one image. A few KiB; Siemens' IceMiniHead in base64 takes up to 1 MiB."""
+    """Attributes of one image, or the counter statistics of a bucket. A few KiB; Siemens' IceMiniHead in base64 takes up to 1 MiB."""
     acquisition: int = 256 * MIB
     """Samples and trajectory of one readout. 65,535 samples of 128 channels are 64 MiB."""
     waveform: int = 64 * MIB

@@ -264,7 +264,9 @@ def _image_array(limits: Limits) -> Parser:
     meta = []
     for i in range(count):
         part = f"attributes of image {i}"
-        meta.append(_meta(budget, part, (yield from _blob(budget, part, _U64))))
+        raw = yield from _blob(_Budget("IMAGE_ARRAY (1024)", "meta", limits.meta), part, _U64)
+        budget.take(part, 8 + len(raw))
+        meta.append(_meta(budget, part, raw))
     waveforms = None
     if (yield from _present(budget, "waveforms")):
         (count,) = _U64.unpack((yield 8))
@@ -379,9 +381,11 @@ def _bucket(limits: Limits) -> Parser:
     budget = _Budget("BUCKET (1050)", "collection", limits.collection)
     sizes = _BUCKET_META.unpack((yield _BUCKET_META.size))
     data = yield from _bundle(budget, "data readouts", sizes[0:4])
-    datastats = yield from _stats(budget, "data stats")
+    # Sets of Python integers take thirty times their bytes on the wire, so they have a limit of their own.
+    counters = _Budget("BUCKET (1050)", "meta", limits.meta)
+    datastats = yield from _stats(counters, "data stats")
     ref = yield from _bundle(budget, "reference readouts", sizes[4:8])
-    refstats = yield from _stats(budget, "reference stats")
+    refstats = yield from _stats(counters, "reference stats")
     waveforms = yield from _bucket_waveforms(budget, sizes[10:13])
     return AcquisitionBucket(data, ref, waveforms, datastats, refstats)
 

@@ -279,6 +279,9 @@ def test_limits_name_the_field_to_raise() -> None:
     assert "Limits.acquisition" in failure(sent(readout(64, 512)), Limits(acquisition=64 * 512 * 8 - 1))
     assert "Limits.config" in failure(sent(Config(b"x" * 11)), Limits(config=10))
     assert "Limits.collection" in failure(sent(AcquisitionBucket([readout(8, 128)])), Limits(collection=4000))
+    assert "Limits.meta" in failure(sent(AcquisitionBucket([readout(8, 128)])), Limits(meta=80))
+    array = ImageArray(np.zeros((1, 1, 1, 1, 1, 1, 1), np.complex64), np.zeros((1, 1, 1), IMAGE_HEADER), [{"a": "b" * 100}])
+    assert "Limits.meta" in failure(sent(array), Limits(meta=100))
     assert len(list(Decoder(Limits(config=11)).feed(sent(Config(b"x" * 11))))) == 1
 
 
