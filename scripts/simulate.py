@@ -142,7 +142,9 @@ def spiral(
     """Archimedean spirals from the centre outwards, full sampling in each frame of `interleaves` readouts. See `radial`."""
     turns = matrix / 2 / interleaves
     samples = int(np.ceil(1.3 * np.pi * turns * matrix / 2))
-    radius = np.sqrt(np.arange(samples) / (samples - 1))  # constant speed along the curve
+    angle = 2 * np.pi * turns * np.linspace(0, 1, 16 * samples)
+    length = angle * np.hypot(1, angle) + np.arcsinh(angle)  # of the curve, times two: it is sampled at constant speed
+    radius = np.interp(np.linspace(0, length[-1], samples), length, angle / angle[-1])
     rotation = 2 * np.pi * np.arange(interleaves)[:, None] / interleaves
     k = np.pi * radius * np.exp(1j * (2 * np.pi * turns * radius + rotation))
     trajectory = np.broadcast_to(np.stack([k.imag, k.real], -1).astype(np.float32), (frames, interleaves, samples, 2))
