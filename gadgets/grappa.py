@@ -134,7 +134,7 @@ def _same(known: tuple[ReconBuffer, np.ndarray], ref: ReconBuffer, shape: tuple[
     return (
         weights.shape[-3:] == shape[-3:]
         and kept.data.shape == ref.data.shape
-        and kept.sampling.tobytes() == ref.sampling.tobytes()
+        and bool(kept.sampling == ref.sampling)  # not their bytes: the padding holds whatever it holds
         and np.array_equal(kept.data, ref.data)
     )
 

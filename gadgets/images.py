@@ -10,7 +10,7 @@ import numpy as np
 
 from gadgets.base import Context, Gadget, Stream, parameter
 from gadgets.items import Image, ImageArray, Item, Text
-from gadgets.layout import ImageType
+from gadgets.layout import ImageType, clone
 from gadgets.meta import record_scaling
 
 
@@ -24,7 +24,7 @@ class ImageArraySplit(Gadget):
         for array in items.of(ImageArray):
             for place, index in enumerate(np.ndindex(array.headers.shape)):
                 meta = dict(array.meta[place]) if place < len(array.meta) else {}
-                yield Image(array.headers[index].copy(), array.data[index], meta)
+                yield Image(clone(array.headers[index]), array.data[index], meta)
 
 
 _SERIES_OFFSET = {ImageType.MAGNITUDE: 0, ImageType.PHASE: 3000, ImageType.REAL: 1000, ImageType.IMAG: 2000}

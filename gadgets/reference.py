@@ -10,6 +10,7 @@ import numpy as np
 from gadgets.base import Gadget, Stream, parameter
 from gadgets.generic import IGNORED, CalibrationMode, calibration_mode
 from gadgets.items import Item, ReconBit, ReconBuffer, ReconData
+from gadgets.layout import clone
 from recon.eigen_channels import eigen_channels, kept_channels
 
 
@@ -109,7 +110,7 @@ def _cropped(ref: ReconBuffer, calibration: np.ndarray, mode: CalibrationMode) -
             "IS_PARALLEL_CALIBRATION_AND_IMAGING hold data"
         )
     (first_e2, last_e2), (first_e1, last_e1) = _span(np.any(sampled, axis=1)), _span(np.any(sampled, axis=0))
-    sampling = ref.sampling.copy()
+    sampling = clone(ref.sampling)
     readout, phase, partition = sampling["sampling_limits"]
     samples = calibration.shape[-1]
     first, last = int(readout["min"]), min(int(readout["max"]), samples - 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gadgets.items import Acquisition, Dicom, Image, Item, Text, Waveform
+from gadgets.layout import clone
 from service.files import ImageWriter
 from service.pictures import save_pictures
 from service.report import Departures, Report, is_error
@@ -66,7 +67,7 @@ class Collector:
         if isinstance(item, Image):
             report.add_image(item)
             report.image_times_ms.append((now - self.start) * 1e3)
-            self._arrivals.append((item.header.copy(), now))
+            self._arrivals.append((clone(item.header), now))
             self._keep(item)
         elif isinstance(item, Text):
             report.texts.append(item.text)

@@ -209,7 +209,7 @@ def _recon_buffer(buffer: ReconBuffer) -> Buffers:
         *_optional(buffer.trajectory, FLOAT32),
         *_optional(buffer.density, FLOAT32),
         *_array(buffer.headers, ACQUISITION_HEADER),
-        np.asarray(buffer.sampling, SAMPLING_DESCRIPTION).tobytes(),
+        np.asarray(buffer.sampling, SAMPLING_DESCRIPTION).tobytes()[:-2] + b"\0\0",  # its padding is not ours to send
     ]
 
 
