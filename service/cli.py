@@ -48,6 +48,7 @@ def _reported(command: F) -> F:
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except KeyboardInterrupt:
+            _stderr.print("interrupted", style="bold red")
             raise typer.Exit(130) from None
         except Exception as error:
             if _state["debug"]:
@@ -81,7 +82,7 @@ def _pairs(values: list[str] | None) -> dict[str, str]:
 
 
 Host = Annotated[str | None, typer.Option(help="address to listen on \\[default: this machine only]; 0.0.0.0 = every network")]
-Port = Annotated[int | None, typer.Option(help="port to listen on", min=0, max=65535)]
+Port = Annotated[int | None, typer.Option("--port", "-p", help="port to listen on", min=0, max=65535)]
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help="service settings (YAML); see configs/service.yaml", dir_okay=False)]
 LogLevel = Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of each worker", min=1)]
@@ -198,8 +199,10 @@ def replay(
 
     Fails (status 1) when the server reports an error, ends without CLOSE, or sends fewer images than must come.
     """
+    from service.outputs import check_outputs
     from service.report import write_reports
 
+    check_outputs(None, report=report)
     parameters = _pairs(parameter)
     reports: list[Report] = []
     for file in files:
@@ -294,8 +297,8 @@ def list_(
 @app.command()
 @_reported
 def health(
-    host: Annotated[str, typer.Option(help="server to ask")] = "localhost",
-    port: Annotated[int, typer.Option(help="its port", min=1, max=65535)] = 9002,
+    host: Annotated[str, typer.Option("--host", "-a", help="server to ask")] = "localhost",
+    port: Annotated[int, typer.Option("--port", "-p", help="its port", min=1, max=65535)] = 9002,
     connect_only: Annotated[
         bool, typer.Option("--connect-only", help="only connect: for `reconstream worker`, which takes no queries")
     ] = False,

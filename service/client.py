@@ -15,8 +15,10 @@ from pathlib import Path
 
 from gadgets.header import Header
 from gadgets.items import Acquisition, Image, Item, Text, Waveform
+from service.chain import config_file
 from service.collect import Collector
 from service.files import Measurement, read_measurement
+from service.outputs import check_outputs
 from service.report import Report
 from service.transport import Connection
 from service.wire import Close, Config, EndOfStream, ErrorReport, Filename, HeaderXml, Message, Query, Response, WireError
@@ -70,10 +72,12 @@ def replay(
 
     Raises:
         ClientError: nothing listens there.
-        OSError, ValueError: the file cannot be read, or no config is known.
+        OSError, ValueError: the file cannot be read, no config is known, or the outputs cannot be written.
     """
     measurement = read_measurement(file, in_group)
     config = chosen_config(measurement, config)
+    check_outputs(measurement.path, output, pictures)
+    messages = list(opening(measurement.header_xml, config, parameters or {}))
     report = Report(
         file=str(file), config=config if isinstance(config, str) else "(XML)", door=f"{host}:{port}", expected_images=expect, paced=realtime
     )
@@ -83,7 +87,7 @@ def replay(
     items = measurement.items()
     if realtime:
         items = paced(items, tick_ms(measurement.header_xml), exchange.over.wait)
-    exchange.run(opening(measurement.header_xml, config, parameters or {}), items, measurement.count)
+    exchange.run(messages, items, measurement.count)
     collector.finish()
     return report
 
@@ -133,10 +137,11 @@ def chosen_config(measurement: Measurement, config: str | bytes | None) -> str |
 
 def opening(header: bytes, config: str | bytes, parameters: Mapping[str, str]) -> Iterator[Message]:
     """The messages before the data: config, header, parameters."""
+    path = None if isinstance(config, bytes) else config_file(config)
     if isinstance(config, bytes):
         yield Config(config)
-    elif Path(config).is_file():
-        yield Config(Path(config).read_bytes())
+    elif path is not None:
+        yield Config(path.read_bytes())
     else:
         yield Filename(config)
     yield HeaderXml(header)
@@ -181,6 +186,10 @@ class _PeerGoneError(Exception):
     """The server no longer takes what is sent."""
 
 
+class _NotKeptError(Exception):
+    """What came back cannot be written."""
+
+
 class _Exchange:
     """One conversation with a server: a thread that sends, a thread that takes the answers, and a watch over both."""
 
@@ -191,6 +200,7 @@ class _Exchange:
         self._timeout_s = timeout_s
         self._progress = progress
         self._sent_all = False
+        self._gave_up = False
         self._lost = ""
         self.over = threading.Event()
         """Set when no more answers come."""
@@ -256,6 +266,7 @@ class _Exchange:
             self._lost = str(error)  # the reader may still find the reason among the answers
         except Exception as error:
             # The file cannot be read to its end: without CLOSE the server knows that the scan is not whole.
+            self._gave_up = True
             self._report.errors.append(f"sending failed after {self._report.items} items: {type(error).__name__}: {error}")
             self._connection.shutdown()
 
@@ -271,14 +282,21 @@ class _Exchange:
                 elif isinstance(message, Response):
                     report.responses.append(message.text)
                 elif isinstance(message, Item):
-                    self._collector.take(message)
+                    self._keep(message)
         except EndOfStream:
-            report.errors.append(f"the connection ended without CLOSE after {report.images} images; the server's log may say why")
+            if not self._gave_up:
+                report.errors.append(f"the connection ended without CLOSE after {report.images} images; the server's log may say why")
         except WireError as error:
             report.errors.append(f"the server's answer cannot be read: {error}")
         except OSError as error:
             report.errors.append(f"the connection broke after {report.images} images: {error.strerror or error}")
-        except Exception as error:
-            report.errors.append(f"an answer cannot be kept: {type(error).__name__}: {error}")
+        except _NotKeptError as error:
+            report.errors.append(f"an answer cannot be kept: {error}")
         finally:
             self.over.set()
+
+    def _keep(self, item: Item) -> None:
+        try:
+            self._collector.take(item)
+        except Exception as error:
+            raise _NotKeptError(f"{type(error).__name__}: {error}") from error

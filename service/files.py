@@ -7,8 +7,10 @@ written in exactly the layout of ``gadgetron_ismrmrd_client``.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,16 +70,16 @@ def read_measurement(path: str | Path, group: str = "dataset", *, images: bool |
     FileNotFoundError
         No such file.
     FileError
-        Neither HDF5 nor a stream with a header; no such group; no header; nothing to read.
+        Neither HDF5 nor a stream with a header; damaged; no such group; no header; nothing to read.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if not h5py.is_hdf5(path):
         return _stream_measurement(path)
-    with h5py.File(path, "r") as file:
+    with _opened(path) as file:
         node = _measurement_group(file, path, group)
-        readouts, waveforms = (len(node[name]) if name in node else 0 for name in ("data", "waveforms"))
+        readouts, waveforms = (_rows(node, name, dtype) for name, dtype in (("data", ACQUISITION_HEADER), ("waveforms", WAVEFORM_HEADER)))
         stored = sum(len(node[name]["header"]) for name in _image_groups(node))
         use_images = not readouts if images is None else images
         if not use_images and stored:
@@ -87,11 +89,51 @@ def read_measurement(path: str | Path, group: str = "dataset", *, images: bool |
             raise FileError(f"{path}: group {group!r} has no readouts (data), waveforms or images; it has: {', '.join(node) or 'nothing'}")
         if "xml" not in node and readouts:
             raise FileError(f"{path}: group {group!r} has no header (xml); it has: {', '.join(node)}")
-        header = _string(node["xml"][0]) if "xml" in node else b""
-        return Measurement(path, header.rstrip(b"\0"), count, group, None, use_images)
+        return Measurement(path, _header(node, path) if "xml" in node else b"", count, group, None, use_images)
 
 
 # -- HDF5 ------------------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """The file for reading. What HDF5 finds wrong with it, now or while it is read, becomes a `FileError`."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        raise FileError(f"{path}: cannot be read ({_reason(error)}); is it damaged or cut short? copy it again from its source") from error
+
+
+def _reason(error: Exception) -> str:
+    """What HDF5 says, in one line; the system's own words where it quotes them."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else " ".join(str(error).strip("'\"").split())
+
+
+def _header(node: h5py.Group, path: Path) -> bytes:
+    stored = np.ravel(node["xml"][()]) if isinstance(node["xml"], h5py.Dataset) else np.zeros(0)
+    if not stored.size:
+        raise FileError(f"{path}: {node.name}/xml holds no header")
+    return _string(stored[0]).rstrip(b"\0")
+
+
+def _rows(node: h5py.Group, name: str, dtype: np.dtype) -> int:
+    """Number of rows of a data set that may be missing. Raises `FileError` when it is of another kind."""
+    if name not in node:
+        return 0
+    _check_rows(node[name], dtype)
+    return len(node[name])
+
+
+def _check_rows(dataset: h5py.Dataset, dtype: np.dtype) -> None:
+    where = f"{dataset.file.filename}: {dataset.name}"
+    kind = getattr(dataset, "dtype", np.dtype([]))  # a group has none
+    if kind.names is None or not {"head", "data"} <= set(kind.names):
+        raise FileError(f"{where} is no ISMRMRD data set: it needs the fields head and data, it has {kind}")
+    missing = set(dtype.names or ()) - set(kind["head"].names or ())
+    if missing:
+        raise FileError(f"{where}: the headers lack {', '.join(sorted(missing))}; was the file written by ISMRMRD before 1.0?")
 
 
 def _measurement_group(file: h5py.File, path: Path, group: str) -> h5py.Group:
@@ -109,7 +151,7 @@ def _string(value: bytes | str | np.ndarray) -> bytes:
 
 
 def _hdf5_items(measurement: Measurement) -> Iterator[Item]:
-    with h5py.File(measurement.path, "r") as file:
+    with _opened(measurement.path) as file:
         node = _measurement_group(file, measurement.path, measurement.group)
         waveforms = _waveforms(node["waveforms"]) if "waveforms" in node else iter(())
         waiting = next(waveforms, None)
@@ -129,13 +171,8 @@ def _hdf5_items(measurement: Measurement) -> Iterator[Item]:
 
 def _blocks(dataset: h5py.Dataset, dtype: np.dtype) -> Iterator[tuple[int, Any, np.ndarray]]:
     """(index, raw header, fields) of every row of a compound dataset, whose ``head`` is brought to `dtype`."""
-    where = f"{dataset.file.filename}: {dataset.name}"
-    if dataset.dtype.names is None or not {"head", "data"} <= set(dataset.dtype.names):
-        raise FileError(f"{where} is no ISMRMRD data set: it needs the fields head and data, it has {dataset.dtype}")
+    _check_rows(dataset, dtype)
     head = dataset.dtype["head"]
-    missing = set(dtype.names or ()) - set(head.names or ())
-    if missing:
-        raise FileError(f"{where}: the headers lack {', '.join(sorted(missing))}; was the file written by ISMRMRD before 1.0?")
     for start in range(0, len(dataset), BLOCK):
         rows = dataset[start : start + BLOCK]
         # NumPy converts field by position, so other orders are brought into ours by name first.
@@ -243,14 +280,19 @@ class ImageWriter:
     """Writes images as ``gadgetron_ismrmrd_client`` does: ``/<group>/image_<series>/{header, attributes, data}``, data
     ``[image, channel, z, y, x]``.
 
-    group: None takes the date and time, as the client does. An existing file is kept and added to. A context manager that closes.
+    group: None takes the date and time, as the client does. An existing file is kept and added to; missing folders are made. A
+    context manager that closes. Raises `FileError` when the file cannot be written.
     """
 
     def __init__(self, path: str | Path, group: str | None = None) -> None:
         self.path = Path(path)
         self.group = group or datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
         self.count = 0
-        self._file = h5py.File(self.path, "a")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = h5py.File(self.path, "a")
+        except OSError as error:
+            raise FileError(f"{self.path}: images cannot be written there ({_reason(error)}); choose another HDF5 file") from error
 
     def append(self, image: Image) -> None:
         """Add an image. Raises `FileError` when its size or type differs from the others of its series."""

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from gadgets.items import Image, Item
-from service.chain import config_folders, find_config
+from service.chain import config_file, config_folders, find_config
 from service.client import chosen_config, opening, paced, tick_ms
 from service.collect import Collector
 from service.files import read_measurement
 from service.inside import run_inside
+from service.outputs import check_outputs
 from service.report import Report
 from service.wire import Close, Message
 
@@ -78,6 +79,7 @@ def replay_local(
     """As `service.client.replay`, in this process. Raises `service.chain.ConfigError` for a config that is not found."""
     measurement = read_measurement(file, in_group)
     name, xml = read_config(chosen_config(measurement, config))
+    check_outputs(measurement.path, output, pictures)
     report = Report(file=str(file), config=name, door="local", expected_images=expect, paced=realtime)
     collector = Collector(report, output=output, group=out_group, pictures=pictures, animate=animate)
     items: Iterable[Item] = measurement.items()
@@ -92,8 +94,8 @@ def read_config(config: str | Path | bytes) -> tuple[str, bytes]:
     """Name and XML of a config: a path, the name of one in the config folders, or XML. Raises `service.chain.ConfigError`."""
     if isinstance(config, bytes):
         return "config", config
-    path = Path(config)
-    if not path.is_file():
+    path = config_file(str(config))
+    if path is None:
         path, xml = find_config(str(config), config_folders())
         return str(path), xml
     return str(path), path.read_bytes()

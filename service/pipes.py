@@ -24,6 +24,7 @@ from service.files import ImageWriter, read_measurement
 from service.inside import run_inside
 from service.local import read_config
 from service.logs import one_line
+from service.outputs import check_outputs, spare_source
 from service.transport import Connection
 from service.wire import Close, Config, Filename, HeaderXml, Message
 
@@ -59,6 +60,11 @@ def stream(
     """
     given = None if config is None else Config(read_config(config)[1])
     chosen = dict(parameters or {})
+    _require_standard_streams(source, target)
+    if str(target) != "-":
+        spare_source(Path(source), Path(target))
+    if str(target).endswith(HDF5):
+        check_outputs(None, Path(target))
     with contextlib.ExitStack() as stack:
         if str(source).endswith(HDF5):
             if given is None:
@@ -68,7 +74,7 @@ def stream(
         else:
             interrupt = stack.enter_context(_Interruptible(_open_input(source)))
             messages = _from_stream(Connection.from_files(cast("BinaryIO", interrupt), None, peer="input"), given, chosen)
-        sink = _FileSink(Path(target)) if str(target).endswith(HDF5) else _StreamSink(_open_output(target))
+        sink = _FileSink(Path(target)) if str(target).endswith(HDF5) else _stream_sink(target)
         stack.enter_context(sink)
         outcome = run_inside(
             _echoed(messages, sink),
@@ -132,18 +138,26 @@ class _Sink(contextlib.AbstractContextManager["_Sink"]):
 class _StreamSink(_Sink):
     """Writes messages as they come; CLOSE only when all is well."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, name: str) -> None:
         self._connection = Connection.from_files(None, file, peer="output")
+        self._name = name
 
     def __exit__(self, *error: object) -> None:
-        self._connection.close()
+        with contextlib.suppress(OSError):  # the bytes it could not write are tried again
+            self._connection.close()
 
     def take(self, message: Message) -> None:
         if not isinstance(message, Close):
-            self._connection.write(message)
+            self._write(message)
 
     def complete(self) -> None:
-        self._connection.write(Close())
+        self._write(Close())
+
+    def _write(self, message: Message) -> None:
+        try:
+            self._connection.write(message)
+        except OSError as error:
+            raise OSError(error.errno, f"the output cannot be written: {error.strerror or error}", self._name) from error
 
 
 class _FileSink(_Sink):
@@ -190,15 +204,23 @@ class _Interruptible(io.RawIOBase):
         super().close()
 
 
+def _require_standard_streams(source: str | Path, target: str | Path) -> None:
+    """Python has None for a stream that was closed at the start; the next file opened would get its number. Raises `StreamError`."""
+    if str(source) == "-" and sys.stdin is None:
+        raise StreamError("stdin is closed; give it something to read, or name an input (-i)")
+    if str(target) == "-" and sys.stdout is None:
+        raise StreamError("stdout is closed; give it a reader, or name an output (-o)")
+
+
 def _open_input(source: str | Path) -> io.FileIO:
     return io.FileIO(os.dup(0) if str(source) == "-" else source, "rb")
 
 
-def _open_output(target: str | Path) -> BinaryIO:
+def _stream_sink(target: str | Path) -> _StreamSink:
     if str(target) != "-":
-        return open(target, "wb")
+        return _StreamSink(open(target, "wb"), str(target))
     # Data alone go to stdout: what gadgets, libraries or external programs print goes to stderr from now on.
     sys.stdout.flush()
     data = os.dup(1)
     os.dup2(2, 1)
-    return os.fdopen(data, "wb")
+    return _StreamSink(os.fdopen(data, "wb"), "stdout")

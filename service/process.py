@@ -123,7 +123,8 @@ def serve(job: dict[str, Any], descriptor: int, *, settings: Settings) -> str | 
     abort.cancel()
     if spooled and outcome.started:
         kept = spooled.finish(outcome.measurement, complete=outcome.complete)
-        logger.info("[%s] raw data kept as %s", outcome.measurement, kept)
+        if kept is not None:  # or the warning has said why not
+            logger.info("[%s] raw data kept as %s", outcome.measurement, kept)
     elif spooled:
         spooled.discard()
     return outcome.error

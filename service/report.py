@@ -132,7 +132,9 @@ def _size(shape: list[int]) -> str:
 def write_reports(reports: list[Report], path: str | Path) -> None:
     """One JSON file: ``{"ok": ..., "scans": [...]}``."""
     content = {"ok": all(report.ok for report in reports), "scans": [report.as_dict() for report in reports]}
-    Path(path).write_text(json.dumps(content, indent=1) + "\n")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 class Departures:

@@ -23,6 +23,7 @@ from typing import Any
 
 from gadgets.items import Text
 from service import logs
+from service.folders import own_folder
 from service.identity import new_session
 from service.lobby import Arrival, answer_query, arrival
 from service.pool import Job, Pool, Worker
@@ -64,10 +65,12 @@ class Server:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def listen(self) -> int:
-        """Bind and listen; returns the port. Raises `ListenError`, or OSError when the spool folder cannot be used."""
+        """Bind and listen; returns the port. Raises `ListenError`, or OSError when a folder of the settings cannot be used."""
         self._listeners = listen(self.settings.host, self.settings.port)
         if self.spool is not None:
             self.spool.prepare()
+        if self.settings.storage is not None:
+            own_folder(self.settings.storage, "storage")
         for listener in self._listeners:
             self._watch(listener, self._accept)
             logger.info("listening on %s port %d", *listener.getsockname()[:2])
@@ -317,9 +320,18 @@ def listen(host: str, port: int) -> list[socket.socket]:
     if not found or fatal:
         for listener in found:
             listener.close()
-        reason = (fatal or refusals)[0].strerror if refusals else "the name has no address"
-        raise ListenError(f"cannot listen on {host} port {port}: {reason}; is another server running? choose another port (--port)")
+        raise ListenError(f"cannot listen on {host} port {port}: {_why((fatal or refusals)[0], port)}")
     return found
+
+
+def _why(error: OSError, port: int) -> str:
+    """Cause and remedy."""
+    remedies = {
+        errno.EADDRINUSE: "is another server running? stop it, or choose another port (--port)",
+        errno.EACCES: f"ports below 1024 need privileges; choose another port (--port), not {port}",
+        errno.EADDRNOTAVAIL: "this machine has no such address; give one that it has, localhost or * (--host)",
+    }
+    return f"{error.strerror}; {remedies.get(error.errno or 0, 'choose another address or port (--host, --port)')}"
 
 
 def _addresses(host: str) -> Iterable[tuple[int, str]]:

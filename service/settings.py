@@ -73,10 +73,10 @@ class Settings(BaseModel):
             SettingsError: naming the file or variable and the setting.
         """
         own = file or os.environ.get(PREFIX + "SETTINGS")
-        values = _read(files("configs").joinpath("service.yaml").read_text(), "configs/service.yaml")
+        values = _read(files("configs").joinpath("service.yaml").read_bytes(), "configs/service.yaml")
         if own:
             try:
-                values |= _read(Path(own).read_text(), str(own))
+                values |= _read(Path(own).read_bytes(), str(own))
             except OSError as error:
                 raise SettingsError(f"{own}: cannot read the settings ({error.strerror})") from error
         values |= _environment(os.environ)
@@ -87,20 +87,33 @@ class Settings(BaseModel):
             raise SettingsError(_explain(error)) from None
 
 
-def _read(text: str, place: str) -> dict[str, Any]:
+def _read(text: bytes, place: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{place}: not YAML ({error})") from error
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise SettingsError(f"{place}{line}: not YAML ({getattr(error, 'problem', None) or ' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{place}: expected lines 'name: value', got {type(values).__name__}")
+    unknown = [str(name) for name in values if name not in Settings.model_fields]
+    if unknown:
+        raise SettingsError(f"{place}: {_unknown(unknown)}")
     return values
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """Settings from ``RECONSTREAM_*``; an empty value stands for none."""
     names = {key.removeprefix(PREFIX): value for key, value in environment.items() if key.startswith(PREFIX)}
-    return {key.lower(): value or None for key, value in names.items() if key not in NOT_SETTINGS}
+    values = {key.lower(): value or None for key, value in names.items() if key not in NOT_SETTINGS}
+    unknown = [name for name in values if name not in Settings.model_fields]
+    if unknown:
+        raise SettingsError(f"environment variable {PREFIX}{unknown[0].upper()}: {_unknown(unknown)}")
+    return values
+
+
+def _unknown(names: list[str]) -> str:
+    return f"no setting {', '.join(map(repr, names))} (there are: {', '.join(Settings.model_fields)})"
 
 
 def _explain(error: ValidationError) -> str:

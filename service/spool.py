@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from service.folders import own_folder
+
 logger = logging.getLogger(__name__)
 
 CHECK_EVERY = 64 * 2**20
@@ -31,7 +33,7 @@ class Spool:
 
     def prepare(self) -> None:
         """Make the folder; finish what a server that was killed left behind. Raises OSError when the folder cannot be used."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(self.folder, "spool")
         for part in self.folder.glob("*.part"):
             if not _in_use(part):
                 part.rename(_incomplete(part))

@@ -2,7 +2,7 @@
 
 from service.chain.chain import Chain
 from service.chain.errors import ConfigError, Problem
-from service.chain.find import config_folders, find_config, list_configs
+from service.chain.find import config_file, config_folders, find_config, list_configs
 from service.chain.loader import Policy, load
 from service.chain.overrides import overrides_from_json
 
@@ -11,6 +11,7 @@ __all__ = [
     "ConfigError",
     "Policy",
     "Problem",
+    "config_file",
     "config_folders",
     "find_config",
     "list_configs",

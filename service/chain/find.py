@@ -27,6 +27,19 @@ def list_configs(folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
+def config_file(config: str) -> Path | None:
+    """The file that `config` is the path of; None where it is the name of a configuration.
+
+    Raises `ConfigError` for what can only be a path (it begins with ``/``, ``./`` or ``../``) and leads to no file.
+    """
+    path = Path(config)
+    if path.is_file():
+        return path
+    if path.is_absolute() or config.startswith(("./", "../")):
+        raise ConfigError(config, [Problem(0, "", "it is a folder, not a configuration" if path.is_dir() else "there is no such file")])
+    return None
+
+
 def find_config(name: str, folders: Sequence[Path]) -> tuple[Path, bytes]:
     """Path and content of the configuration `name`, with or without ``.xml``; anything from a NUL on is ignored.
 
