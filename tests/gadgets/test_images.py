@@ -113,7 +113,7 @@ def test_autoscale_by_its_rule(pixels, bins):
     (out,) = through(AutoScale(histogram_bins=bins, max_value="1000"), [image(pixels.reshape(1, 1, 1, -1))])
     if pixels.max() > 0:
         factor = 1000 / percentile_by_counting(pixels, bins)
-        np.testing.assert_allclose(out.data.ravel(), pixels * factor, rtol=1e-5)
+        np.testing.assert_allclose(out.data.ravel(), pixels.astype(np.float64) * factor, rtol=1e-5)
         assert float(out.meta["GADGETRON_ScaleRatio"]) == pytest.approx(factor, rel=1e-6)
     else:
         np.testing.assert_array_equal(out.data.ravel(), pixels)
