@@ -91,8 +91,15 @@ def radial_trajectory(
     if samples < 1:
         raise ValueError(f"base_resolution {base_resolution} times readout_os {readout_os} gives no sample")
     radius = (np.arange(samples) - samples / 2) * (2 * np.pi / samples)
-    angles = radial_angles(views, phases, ordering, angle_range, tiny_number)[..., None]
-    return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=-1).astype(np.float32)
+    readout = np.stack([radius, np.zeros(samples)], axis=-1)
+    return rotate(readout, radial_angles(views, phases, ordering, angle_range, tiny_number)).astype(np.float32)
+
+
+def rotate(readout: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Turn one readout `[sample, 2]` by angles `[...]` in rad, from the first axis to the second: `[..., sample, 2]`."""
+    cosine, sine = np.cos(angles)[..., None], np.sin(angles)[..., None]
+    first, second = readout[:, 0], readout[:, 1]
+    return np.stack([first * cosine - second * sine, first * sine + second * cosine], axis=-1)
 
 
 def from_acquisition_units(trajectory: np.ndarray, matrix_size: int | Sequence[int]) -> np.ndarray:
