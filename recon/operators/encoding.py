@@ -24,12 +24,13 @@ class Encoding(LinearOperator):
     Data of the scanner must be scaled to match, `E.weigh(kspace)`; then E^H E = S^H F^H W F S.
 
     Args:
-        maps: complex `[coil, y, x]` or `[coil, z, y, x]`.
+        maps: complex `[coil, y, x]` or `[coil, z, y, x]`; with `sets` `[set, coil, y, x]` or `[set, coil, z, y, x]`.
         trajectory: `[sample, axis]` in rad/pixel; None for Cartesian data `[..., coil, *image_shape]`.
         mask: for Cartesian data, broadcast against `[*image_shape]`.
         weights: real, at least 0, `[sample]` (with a trajectory); None for ones.
         toeplitz: apply the Gram operator as a convolution (with a trajectory).
         tolerance: relative accuracy of the NUFFT.
+        sets: several sets of maps (soft-SENSE): images are `[..., set, *image_shape]`, the coils see their sum.
 
     Raises:
         ValueError: trajectory and mask, or weights without a trajectory, or shapes that do not fit.
@@ -43,8 +44,9 @@ class Encoding(LinearOperator):
         weights: np.ndarray | None = None,
         toeplitz: bool = False,
         tolerance: float = nufft.TOLERANCE,
+        sets: bool = False,
     ) -> None:
-        self.image_shape = tuple(int(n) for n in maps.shape[1:])
+        self.image_shape = tuple(int(n) for n in maps.shape[2 if sets else 1 :])
         rank = len(self.image_shape)
         if trajectory is None:
             if weights is not None or toeplitz:
@@ -58,7 +60,7 @@ class Encoding(LinearOperator):
                 raise ValueError(f"weights {np.shape(weights)} do not fit a trajectory {trajectory.shape}")
             self.fourier = Nufft(trajectory, self.image_shape, tolerance)
         self.maps = maps
-        self.sensitivity = Sensitivity(maps, rank)
+        self.sensitivity = Sensitivity(maps, rank, sets)
         self.weights = None if weights is None else like(np.asarray(weights), maps)
         self.toeplitz = None
         if toeplitz and trajectory is not None:
@@ -104,7 +106,7 @@ class _EncodingGram(LinearOperator):
         plan = fourier.plan(complex_dtype(x))
         weights = None if encoding.weights is None else encoding.weights.astype(real_dtype(plan.dtype), copy=False)
 
-        if not isinstance(x, np.ndarray):
+        if not isinstance(x, np.ndarray) or sensitivity.set_axis is not None:
             coil_images = sensitivity(x)
             return sensitivity.adjoint(convolve(coil_images) if convolve else plan.gram(coil_images, weights))
 

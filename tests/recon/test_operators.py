@@ -16,6 +16,7 @@ SHAPE, VOLUME, COILS, SAMPLES = (12, 10), (6, 5, 4), 3, 150
 POINTS, POINTS_3D = random_trajectory(SAMPLES, 2), random_trajectory(SAMPLES, 3)
 WEIGHTS = np.random.default_rng(3).uniform(0.1, 1, SAMPLES).astype(np.float32)
 MASK = np.random.default_rng(4).uniform(size=SHAPE) < 0.4
+SETS = random_complex((2, COILS, *SHAPE), 7, "complex128")
 MAPS, MAPS_3D = random_complex((COILS, *SHAPE), 5, "complex128"), random_complex((COILS, *VOLUME), 6, "complex128")
 
 Make = Callable[[str], LinearOperator]
@@ -27,11 +28,15 @@ OPERATORS: dict[str, tuple[Make, tuple[int, ...], tuple[int, ...]]] = {
     "toeplitz": (lambda d: ToeplitzGram(POINTS, SHAPE, WEIGHTS), SHAPE, SHAPE),
     "toeplitz_3d": (lambda d: ToeplitzGram(POINTS_3D, VOLUME), VOLUME, VOLUME),
     "sensitivity": (lambda d: Sensitivity(MAPS.astype(d)), SHAPE, (COILS, *SHAPE)),
+    "sensitivity_sets": (lambda d: Sensitivity(SETS.astype(d), sets=True), (2, *SHAPE), (COILS, *SHAPE)),
     "composition": (lambda d: Fourier(2, MASK) @ Sensitivity(MAPS.astype(d)), SHAPE, (COILS, *SHAPE)),
     "encoding_cartesian": (lambda d: Encoding(MAPS.astype(d), mask=MASK), SHAPE, (COILS, *SHAPE)),
     "encoding": (lambda d: Encoding(MAPS.astype(d), POINTS), SHAPE, (COILS, SAMPLES)),
     "encoding_weighted": (lambda d: Encoding(MAPS.astype(d), POINTS, weights=WEIGHTS), SHAPE, (COILS, SAMPLES)),
     "encoding_3d": (lambda d: Encoding(MAPS_3D.astype(d), POINTS_3D), VOLUME, (COILS, SAMPLES)),
+    "encoding_sets_cartesian": (lambda d: Encoding(SETS.astype(d), mask=MASK, sets=True), (2, *SHAPE), (COILS, *SHAPE)),
+    "encoding_sets": (lambda d: Encoding(SETS.astype(d), POINTS, weights=WEIGHTS, sets=True), (2, *SHAPE), (COILS, SAMPLES)),
+    "encoding_sets_toeplitz": (lambda d: Encoding(SETS.astype(d), POINTS, toeplitz=True, sets=True), (2, *SHAPE), (COILS, SAMPLES)),
     "encoding_toeplitz": (lambda d: Encoding(MAPS.astype(d), POINTS, weights=WEIGHTS, toeplitz=True), SHAPE, (COILS, SAMPLES)),
 }
 
