@@ -357,7 +357,7 @@ def _quiet_log() -> None:
 
 def _print(report: Report, quiet: bool) -> None:
     if not quiet:
-        for text in report.texts:
+        for text in (text for text in report.texts if text.strip() not in report.errors):
             _stderr.print(f"server: {text.strip()}", style="dim", markup=False)
         typer.echo(report.line())
     for problem in report.problems:
