@@ -22,7 +22,7 @@ from service.wire import Close, Config, HeaderXml, Message, encode
 from tests.service.peer import HEADER, IMAGES, ROOT, config, readouts, wait_for
 from tests.service.serving import Server, alive
 from tests.service.test_client import FakeServer
-from tests.service.test_faults import MODULES, external
+from tests.service.test_faults import MODULES, SLEEPER, external
 from tests.service.test_session import ORDERS
 
 LIMIT = 40.0
@@ -78,7 +78,7 @@ def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(spool: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     modules = tmp_path_factory.mktemp("modules")
     (modules / "faulty.py").write_text(MODULES)
-    (modules / "sitecustomize.py").write_text("import sys, time\nif 'sleeper' in sys.orig_argv: time.sleep(600)\n")
+    (modules / "sitecustomize.py").write_text(SLEEPER)
     with Server(workers=2, spool=spool, send_seconds=1, input_mib=1, output_mib=1, path=modules) as one:
         yield one.warm(2)
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from gadgets.items import Acquisition, Image
+from gadgets.layout import ACQUISITION_HEADER, IMAGE_HEADER
 from service.files import read_measurement
-from service.wire import Close, Config, Filename
+from service.wire import Close, Config, Filename, Message
 from tests.service.peer import HEADER, IMAGES, Peer, config, images, measure, readouts, texts, wait_for
 from tests.service.serving import Server, alive
 from tests.service.test_server import Held
@@ -33,6 +34,7 @@ def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(spool: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     modules = tmp_path_factory.mktemp("modules")
     (modules / "faulty.py").write_text(MODULES)
+    (modules / "sitecustomize.py").write_text(SLEEPER)
     with Server(workers=2, spool=spool, send_seconds=1, input_mib=1, output_mib=1, path=modules) as one:
         yield one.warm(2)
 
@@ -62,6 +64,18 @@ MODULES = textwrap.dedent(
         raise ValueError("calibration file is missing")
     '''
 )
+
+
+SLEEPER = "import sys, time\nif 'sleeper' in sys.orig_argv: time.sleep(600)\n"
+"""A ``sitecustomize`` that keeps the external module `sleeper` from ever connecting."""
+
+
+def _head(number: int, layout: np.dtype, **fields: int) -> bytes:
+    """Id and header of a message, all fields 0 but these."""
+    header = np.zeros(1, layout)
+    for name, value in fields.items():
+        header[name] = value
+    return struct.pack("<H", number) + header.tobytes()
 
 
 def external(target: str, name: str = "faulty", **properties: object) -> Config:
@@ -329,3 +343,68 @@ def test_a_failure_is_told_while_the_client_pauses(server: Server, chain: Config
     """The scan is not over, but nothing comes at the moment: the reason must not wait for the next readout."""
     peer = server.peer().send(chain, HEADER, *readouts(3))
     assert "ERROR" in peer.error()
+
+
+LENGTHS = {
+    "4 GiB header": [IMAGES, struct.pack("<HI", 3, 2**32 - 1)],
+    "4 GiB text": [IMAGES, HEADER, struct.pack("<HI", 5, 2**32 - 1)],
+    "4 GiB DICOM": [IMAGES, HEADER, struct.pack("<HI", 1018, 2**32 - 1)],
+    "readout of 65535 x 65535": [
+        IMAGES,
+        HEADER,
+        _head(1008, ACQUISITION_HEADER, version=1, active_channels=65535, number_of_samples=65535),
+    ],
+    "image of 65535^3": [IMAGES, HEADER, _head(1022, IMAGE_HEADER, version=1, data_type=5, matrix_size=65535, channels=1) + bytes(8)],
+    "attributes of 2^63 bytes": [
+        IMAGES,
+        HEADER,
+        _head(1022, IMAGE_HEADER, version=1, data_type=5, matrix_size=1, channels=1) + struct.pack("<Q", 2**63),
+    ],
+    "array of 2^32 dimensions": [IMAGES, HEADER, struct.pack("<HQ", 1024, 2**32)],
+}
+
+
+@pytest.mark.parametrize("case", list(LENGTHS))
+def test_lengths_that_nothing_has(server: Server, case: str) -> None:
+    peer = server.peer()
+    for part in LENGTHS[case]:
+        peer.raw(part) if isinstance(part, bytes) else peer.send(part)
+    assert "declare" in peer.error()
+
+
+def test_an_external_that_never_connects(server: Server) -> None:
+    error = server.peer().send(external("x", "sleeper", start_timeout=0.5), HEADER, *readouts(3), Close()).error()
+    assert "sleeper.x did not connect within 0.5 s" in error
+
+
+def test_faults_one_after_another_leak_nothing() -> None:
+    """Neither descriptors nor memory of the worker, whatever goes wrong in it."""
+    faults: list[tuple[Message | bytes, ...]] = [
+        (config("Fail at=2", "ToImage"), HEADER, *readouts(20, 8, 512), Close()),
+        (np.random.default_rng(0).bytes(3000),),
+        (IMAGES, HEADER, *readouts(5)),
+        (Filename("nope"), HEADER, Close()),
+    ]
+
+    def meet(number: int) -> None:
+        peer = server.peer()
+        for part in faults[number % len(faults)]:
+            peer.raw(part) if isinstance(part, bytes) else peer.send(part)
+        if number % len(faults) == 2:
+            peer.connection.close()  # in mid-scan
+        else:
+            peer.answers()
+
+    with Server(workers=1) as server:
+        (worker,) = [int(pid) for pid in server.warm().find(r"worker (\d+) is warm")]
+        folders = [Path(f"/proc/{pid}/fd") for pid in (worker, server.process.pid)]
+        for number in range(8):
+            meet(number)
+        server.serves()
+        before, size = [len(os.listdir(folder)) for folder in folders], resident_mib(worker)
+        for number in range(60):
+            meet(number)
+        server.serves()
+        wait_for(lambda: all(len(os.listdir(folder)) <= had for folder, had in zip(folders, before, strict=True)), "sockets to be closed")
+        assert resident_mib(worker) - size < 10
+        assert alive(worker)
