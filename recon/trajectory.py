@@ -1,4 +1,4 @@
-"""Radial trajectories and conversion of acquired ones.
+"""Radial trajectories and conversion of acquired ones. (Others: spiral.py, koosh_ball.py, stack.py, epi.py, rosette.py.)
 
 Trajectories are `[..., sample, axis]` in rad/pixel, axes in the order of the image's axes: (ky, kx), (kz, ky, kx).
 """
@@ -69,30 +69,48 @@ def radial_trajectory(
     base_resolution: int,
     views: int,
     phases: int | None = None,
-    ordering: Ordering = "linear",
+    ordering: Ordering | Literal["sphere_archimedean"] = "linear",
     angle_range: AngleRange = "full",
     tiny_number: int = 7,
     readout_os: float = 2.0,
 ) -> np.ndarray:
-    """Two-dimensional radial trajectory.
+    """Radial trajectory, two-dimensional or (`sphere_archimedean`) three-dimensional.
 
     A readout has `base_resolution * readout_os` samples at -pi, -pi + d, ... (rad/pixel); sample n // 2 is the centre.
 
     Args:
         base_resolution: image size in pixels.
         readout_os: readout oversampling.
-        views, phases, ordering, angle_range, tiny_number: see `radial_angles`.
+        views, phases, ordering, angle_range, tiny_number: see `radial_angles`; for `sphere_archimedean` see
+            `recon.koosh_ball.sphere_spiral`.
 
     Returns:
-        float32 `[views, samples, 2]` or `[phases, views, samples, 2]`. Flatten views and samples for a NUFFT:
-        `trajectory.reshape(-1, 2)`.
+        float32 `[views, samples, 2 or 3]` or `[phases, views, samples, 2 or 3]`. Flatten views and samples for a NUFFT
+        (`recon.views.flatten_trajectory`).
+
+    Raises:
+        ValueError: no sample, or angles that `radial_angles` refuses.
+    """
+    if ordering == "sphere_archimedean":
+        from recon.koosh_ball import koosh_ball_trajectory
+
+        return koosh_ball_trajectory(base_resolution, views, phases, angle_range, readout_os)
+    angles = radial_angles(views, phases, ordering, angle_range, tiny_number)
+    radius = spoke(base_resolution, readout_os)
+    return rotate(np.stack([radius, np.zeros_like(radius)], axis=-1), angles).astype(np.float32)
+
+
+def spoke(base_resolution: int, readout_os: float = 2.0) -> np.ndarray:
+    """Positions along one spoke through the centre: float64 `[samples]`, rad/pixel, sample n // 2 in the centre.
+
+    Raises:
+        ValueError: no sample.
     """
     samples = round(base_resolution * readout_os)
     if samples < 1:
         raise ValueError(f"base_resolution {base_resolution} times readout_os {readout_os} gives no sample")
-    radius = (np.arange(samples) - samples / 2) * (2 * np.pi / samples)
-    readout = np.stack([radius, np.zeros(samples)], axis=-1)
-    return rotate(readout, radial_angles(views, phases, ordering, angle_range, tiny_number)).astype(np.float32)
+    radius: np.ndarray = (np.arange(samples) - samples / 2) * (2 * np.pi / samples)
+    return radius
 
 
 def rotate(readout: np.ndarray, angles: np.ndarray) -> np.ndarray:

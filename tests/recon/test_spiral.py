@@ -49,8 +49,8 @@ def test_equals_samples_known_from_tensorflow_mri() -> None:
 
 designs = st.builds(
     SpiralDesign,
-    base_resolution=st.integers(48, 160),
-    spiral_arms=st.integers(6, 40),
+    base_resolution=st.integers(96, 192),
+    spiral_arms=st.integers(4, 24),
     field_of_view=st.floats(180, 400),
     max_grad_ampl=st.just(40.0),
     min_rise_time=st.floats(5, 20),
@@ -74,15 +74,16 @@ def test_limits_are_kept_and_turns_have_their_distance(design: SpiralDesign) -> 
 
     radius = np.linalg.norm(arm.trajectory, axis=1)
     edge = np.pi * (1 - 1 / design.base_resolution)
-    assert radius[: arm.readout_us * 1000 // round(design.dwell_time * 1000)].max() == pytest.approx(edge, rel=0.02)
+    last = int((arm.readout_us - 10) / design.dwell_time)
+    assert radius[last] == pytest.approx(edge, abs=20 * design.amplitude * design.radians_per_mt_m_us)  # two raster times
     angle = np.unwrap(np.arctan2(arm.trajectory[:, 1], arm.trajectory[:, 0]))
     nyquist = 2 * np.pi * design.spiral_arms / design.base_resolution
     # Beyond the start, where the path has no angle yet, and away from the corners of the density's course.
     for low, high in [(0.05, design.vd_inner_cutoff), (design.vd_outer_cutoff, 0.97)]:
         inside = np.flatnonzero((radius > (low + 0.02) * np.pi) & (radius < (high - 0.02) * np.pi))
-        if len(inside) < 20:
-            continue
         turns = np.ptp(angle[inside]) / (2 * np.pi)
+        if turns < 0.5:
+            continue
         distance = np.ptp(radius[inside]) / turns
         assert distance == pytest.approx(nyquist * design.spacing((low + high) / 2), rel=0.04)
 
