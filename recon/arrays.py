@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeAlias
 
@@ -36,6 +36,46 @@ def like(array: np.ndarray, other: Array) -> Any:
     """Put a NumPy `array` on the GPU if `other` is a CuPy array; otherwise leave it."""
     cupy = sys.modules.get("cupy")
     return cupy.asarray(array) if cupy is not None and isinstance(other, cupy.ndarray) else array
+
+
+def matched(values: Array, other: Array) -> Any:
+    """Put `values` into the precision, kind and device of `other`, to be multiplied with it.
+
+    Real values stay real for arrays; for a complex tensor they become complex, because TensorFlow does not mix the two.
+    """
+    if is_tensor(values, other):
+        import tensorflow as tf
+
+        return tf.cast(values, other.dtype)
+    dtype = complex_dtype(other)
+    return like(values.astype(dtype if values.dtype.kind == "c" else real_dtype(dtype), copy=False), other)
+
+
+def concatenate(parts: Sequence[Array], axis: int) -> Array:
+    """Join arrays or tensors of one kind along an axis."""
+    if is_tensor(*parts):
+        import tensorflow as tf
+
+        return tf.concat(parts, axis)
+    return np.concatenate(parts, axis)
+
+
+def stack(parts: Sequence[Array], axis: int) -> Array:
+    """Join arrays or tensors of one kind along a new axis."""
+    if is_tensor(*parts):
+        import tensorflow as tf
+
+        return tf.stack(parts, axis)
+    return np.stack(parts, axis)
+
+
+def reshape(x: Array, shape: Sequence[int | None]) -> Array:
+    """Reshape an array or a tensor; a None, one axis of unknown size in a graph, is found from the others."""
+    if is_tensor(x):
+        import tensorflow as tf
+
+        return tf.reshape(x, [-1 if n is None else n for n in shape])
+    return x.reshape(shape)
 
 
 def through_numpy(function: Callable[..., np.ndarray]) -> Callable[..., Array]:
