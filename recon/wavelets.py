@@ -19,7 +19,7 @@ import numpy as np
 import pywt
 import scipy.sparse
 
-from recon.arrays import Array, concatenate, is_tensor
+from recon.arrays import Array, complex_dtype, concatenate, is_tensor, real_dtype
 
 Coefficients: TypeAlias = list[Any]
 """[approximation, coarsest details, ..., finest details]; details are dictionaries with the keys of PyWavelets: one letter
@@ -38,12 +38,14 @@ class AxisMatrix:
         self._kept: dict[Any, Any] = {}
 
     def apply(self, x: Array, axis: int) -> Array:
-        """Replace the axis, of `columns` samples, by one of `rows` samples. Real and complex numbers of both precisions."""
+        """Replace the axis, of `columns` samples, by one of `rows` samples; integers become float32."""
         if is_tensor(x):
             return self._apply_tensor(x, axis)
+        dtype = complex_dtype(x)
+        real = real_dtype(dtype)
+        x = x.astype(dtype if x.dtype.kind == "c" else real, copy=False)
         moved = np.moveaxis(x, axis, 0)
         flat = np.ascontiguousarray(moved).reshape(len(moved), -1)
-        real = flat.real.dtype
         # Real and imaginary parts are columns like any other.
         result = (self._like(x, real) @ flat.view(real)).view(flat.dtype)
         return np.moveaxis(result.reshape(-1, *moved.shape[1:]), 0, axis)
@@ -66,6 +68,7 @@ class AxisMatrix:
 
         if x.dtype.is_complex:
             return tf.complex(self._apply_tensor(tf.math.real(x), axis), self._apply_tensor(tf.math.imag(x), axis))
+        x = tf.cast(x, real_dtype(complex_dtype(x)))
         axis %= x.shape.rank
         first = tf.tensordot(tf.constant(self.dense, x.dtype), x, [[1], [axis]])
         order = [*range(1, axis + 1), 0, *range(axis + 1, x.shape.rank)]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import pywt
 
 from recon.arrays import Array, concatenate, reshape
 from recon.operators.linear import LinearOperator
@@ -31,6 +30,8 @@ class Wavelet(LinearOperator):
 
     def __init__(self, image_shape: Sequence[int], wavelet: str = "db4", mode: str = "periodization", level: int | None = None) -> None:
         self.image_shape = tuple(int(n) for n in image_shape)
+        if not self.image_shape or min(self.image_shape) < 1:
+            raise ValueError(f"image_shape must be one or more positive sizes, not {self.image_shape}")
         self.axes = tuple(range(-len(self.image_shape), 0))
         self.wavelet, self.mode = wavelet, mode
         self.level = check_level(self.image_shape, wavelet, level)
@@ -47,9 +48,9 @@ class Wavelet(LinearOperator):
     @property
     def orthonormal(self) -> bool:
         """Tell whether the adjoint is the inverse."""
-        sizes = {size for d in self._details for shape in d.values() for size in shape}
-        even = self.mode == "periodization" and self.count == math.prod(self.image_shape)
-        return even and bool(pywt.Wavelet(self.wavelet).orthogonal) and all(self._is_isometry(2 * n) for n in sizes)
+        finer = [shape for details in self._details[1:] for shape in details.values()]
+        sizes = {size for shape in [self.image_shape, *finer] for size in shape} if self.level else set()
+        return all(_is_orthogonal(analysis(size, self.wavelet, self.mode).dense) for size in sizes)
 
     def forward(self, x: Array) -> Array:
         self._check(x, self.image_shape)
@@ -81,10 +82,11 @@ class Wavelet(LinearOperator):
         approximation = take(self._approximation)
         return [approximation, *({key: take(shape) for key, shape in details.items()} for details in self._details)]
 
-    def _is_isometry(self, size: int) -> bool:
-        matrix = analysis(size, self.wavelet, self.mode).dense
-        return np.allclose(matrix.T @ matrix, np.eye(size), atol=1e-8)
-
     def _check(self, x: Array, inner: tuple[int, ...]) -> None:
         if tuple(x.shape)[-len(inner) :] != inner:
             raise ValueError(f"the wavelet operator expects the last axes {inner}, not an argument of shape {tuple(x.shape)}")
+
+
+def _is_orthogonal(matrix: np.ndarray) -> bool:
+    rows, columns = matrix.shape
+    return rows == columns and np.allclose(matrix.T @ matrix, np.eye(columns), atol=1e-8)
