@@ -22,9 +22,7 @@ def namespace(*arrays: Array) -> Any:
 def times(factor: Any, x: Array) -> Array:
     """A real factor (number or array) times `x`, in the precision of `x`."""
     if is_tensor(x, factor):
-        import tensorflow as tf
-
-        return tf.cast(factor, x.dtype) * x
+        return _tensor(factor, x.dtype) * x
     dtype = real_dtype(complex_dtype(x))
     return (factor.astype(dtype, copy=False) if hasattr(factor, "astype") and np.ndim(factor) else dtype.type(factor)) * x
 
@@ -32,9 +30,7 @@ def times(factor: Any, x: Array) -> Array:
 def real_like(value: Any, like: Array) -> Any:
     """A real number or array in the dtype (and of the kind) of the real array `like`."""
     if is_tensor(like):
-        import tensorflow as tf
-
-        return tf.cast(value, like.dtype)
+        return _tensor(value, like.dtype)
     return namespace(like).asarray(value, like.dtype)
 
 
@@ -122,6 +118,13 @@ def iterate(go_on: Callable[..., Any], step: Callable[..., tuple], state: tuple,
     return state
 
 
+def _tensor(value: Any, dtype: Any) -> Any:
+    """A tensor of this dtype. `tf.cast` alone would round a Python number to single precision first."""
+    import tensorflow as tf
+
+    return tf.cast(value, dtype) if is_tensor(value) else tf.convert_to_tensor(np.asarray(value).astype(dtype.as_numpy_dtype))
+
+
 _adapter: Any = None
 
 
@@ -146,6 +149,7 @@ def _make_adapter() -> Any:
         real, imag, pad, roll, transpose = (staticmethod(f) for f in (tf.math.real, tf.math.imag, tf.pad, tf.roll, tf.transpose))
         concatenate = staticmethod(tf.concat)
         sum, mean, max, min = (reduce(f) for f in (tf.reduce_sum, tf.reduce_mean, tf.reduce_max, tf.reduce_min))
+        cumsum = staticmethod(tf.cumsum)
         log, ones_like = staticmethod(tf.math.log), staticmethod(tf.ones_like)
 
     return TensorFlow
