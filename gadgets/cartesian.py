@@ -79,6 +79,7 @@ class CartesianRecon(Gadget):
 
     def __call__(self, items: Stream) -> Iterator[Item]:
         context, count = items.context, 0
+        context.header.require_cartesian()
         _warn_of_acceleration(self.name, context)
         source: Iterator[AcquisitionBucket | ReconData] = items.of(AcquisitionBucket, ReconData)
         for item in source:

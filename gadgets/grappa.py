@@ -184,6 +184,7 @@ class CartesianGrappa(_CartesianRecon):
     downstream_coil_compression_num_modesKept: int = parameter(0, ge=0, help="unalias into this many channels; 0: use the threshold")
 
     def __call__(self, items: Stream) -> Iterator[Item]:
+        items.header.require_cartesian()
         calibrations: dict[int, _Calibration] = {}
         for item in items.of(ReconData):
             for space, bit in enumerate(item.bits):

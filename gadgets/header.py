@@ -15,6 +15,9 @@ from xml.etree.ElementTree import Element
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
+NOT_CARTESIAN = ("radial", "goldenangle", "spiral")
+"""Trajectories of the ISMRMRD schema whose readouts lie on no grid (cartesian and epi do; other may)."""
+
 
 class HeaderError(ValueError):
     """The measurement header cannot be read, or lacks something a gadget needs."""
@@ -125,6 +128,15 @@ class Header:
                 "check <encoding> in the header and encoding_space_ref of the acquisitions"
             )
         return self.encodings[space]
+
+    def require_cartesian(self) -> None:
+        """Raise `HeaderError` for a scan along another trajectory, which a Cartesian chain would turn into pictures of nothing."""
+        for space, encoding in enumerate(self.encodings):
+            if encoding.trajectory in NOT_CARTESIAN:
+                raise HeaderError(
+                    f"header: encoding {space} has the trajectory {encoding.trajectory!r}, this chain is for Cartesian scans; "
+                    "use one with NonCartesianRecon or RealtimeRecon, such as radial_gridding.xml or spiral_cgsense.xml"
+                )
 
     @property
     def measurement_id(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from gadgets.items import Acquisition, Dicom, Image, Item, Text, Waveform
 from gadgets.layout import clone
 from service.files import ImageWriter
+from service.folders import writing
 from service.pictures import save_pictures
 from service.report import Departures, Report, is_error
 
@@ -87,7 +88,8 @@ class Collector:
             self._writer.close()
             self.report.output = str(self._output)
         if self._pictures is not None and self._shown:
-            save_pictures(self._shown, self._pictures, animate=self._animate)
+            with writing(self._pictures):
+                save_pictures(self._shown, self._pictures, animate=self._animate)
 
     def _keep(self, image: Image) -> None:
         if self._output is not None:

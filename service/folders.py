@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
 class OutputError(OSError):
     """A place cannot be written to; the text says which, why, and what to do."""
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Give an OSError that names no file (a disk that fills up) the name of what was being written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {error.strerror}", str(place)) from error
 
 
 def own_folder(folder: Path, setting: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from gadgets.items import Acquisition, Image, Item
 from gadgets.layout import Flag
+from service.folders import writing
 
 _ERROR = re.compile(r"\b(ERROR|CRITICAL)\b")
 _HARMLESS_LEVEL = re.compile(r"\s*(DEBUG|INFO|WARNING|DBG|INF|WRN)\b")
@@ -133,8 +134,9 @@ def write_reports(reports: list[Report], path: str | Path) -> None:
     """One JSON file: ``{"ok": ..., "scans": [...]}``."""
     content = {"ok": all(report.ok for report in reports), "scans": [report.as_dict() for report in reports]}
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 class Departures:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from gadgets.accumulate import AcquisitionAccumulateTrigger
-from gadgets.base import Context
+from gadgets.base import Context, Gadget, GadgetError, run
 from gadgets.buffer import BucketToBuffer
 from gadgets.cartesian import CartesianRecon, SimpleRecon, centered, to_image
+from gadgets.grappa import CartesianGrappa
+from gadgets.header import Header
 from gadgets.items import Acquisition, AcquisitionBucket, Waveform
 from gadgets.layout import Flag
 from gadgets.oversampling import RemoveROOversampling
@@ -242,3 +244,13 @@ def test_resizing_does_not_change_a_constant():
     for recon in ((8, 8, 1), (16, 12, 1), (6, 4, 1)):
         encoding = make_header((8, 8, 1), recon, recon_mm=(8.0, 8.0, 1.0)).encoding()
         np.testing.assert_allclose(to_image(kspace, (8.0, 8.0, 1.0), encoding), np.ones((1, 1, *recon[1::-1])), rtol=1e-5)
+
+
+@pytest.mark.parametrize("trajectory", ["radial", "goldenangle", "spiral"])
+@pytest.mark.parametrize("gadget", [CartesianRecon, CartesianGrappa])
+def test_a_scan_along_another_trajectory_is_refused(gadget: type[Gadget], trajectory: str):
+    header = make_header((8, 8, 1))
+    xml = header.xml.replace(b"<trajectory>cartesian<", f"<trajectory>{trajectory}<".encode())
+    assert xml != header.xml
+    with pytest.raises(GadgetError, match=rf"'{trajectory}'.*radial_gridding\.xml"):
+        list(run([gadget()], [], Context(header=Header(xml))))

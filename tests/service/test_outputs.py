@@ -21,6 +21,7 @@ from service.client import replay
 from service.files import FileError, read_measurement
 from service.folders import OutputError, own_folder
 from service.outputs import check_outputs
+from service.report import write_reports
 from service.server import _why
 from service.settings import Settings, SettingsError
 from service.wire import Close, HeaderXml, encode
@@ -109,6 +110,12 @@ def test_missing_folders_are_made_and_trying_leaves_nothing(scan: Path, tmp_path
     assert result.exit_code == 0, result.output
     assert output.is_file()
     assert report.is_file()
+
+
+def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
+    (tmp_path / "full.json").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"cannot be written: No space left on device.*full\.json"):
+        write_reports([], tmp_path / "full.json")
 
 
 # -- what is read --------------------------------------------------------------------------------------------------------
