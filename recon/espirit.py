@@ -17,10 +17,8 @@ import numpy as np
 import scipy.linalg
 
 from recon.arrays import complex_dtype, real_dtype, through_numpy
-from recon.waves import waves
+from recon.waves import SMALL_PRODUCT, waves
 
-_SLAB_VALUES = 2**19
-"""Values of the pixel-wise matrices held at once by a thread (4 MiB)."""
 _SQUARINGS = 3
 """The power iteration multiplies with M to the power of 2 to this."""
 _ITERATIONS = 4
@@ -168,22 +166,23 @@ def _eigen(lags: np.ndarray, reference: np.ndarray, vectors: np.ndarray, values:
     sets, coils, *shape = vectors.shape
     first, *others = (waves(n, m // 2, lags.dtype) for n, m in zip(shape, lags.shape[:-2], strict=True))
     partial = lags
-    for axis, matrix in enumerate(others, start=1):
-        partial = np.moveaxis(np.tensordot(matrix, partial, (1, axis)), 0, axis)
-    partial = partial.reshape(len(lags), -1)
-    height = max(1, _SLAB_VALUES // partial.shape[1])
+    for matrix in others:
+        partial = np.tensordot(partial, matrix, (1, 1))
+    # [other pixels, lag, coil * coil]
+    partial = np.ascontiguousarray(np.moveaxis(partial.reshape(len(lags), coils**2, -1), -1, 0))
+    height = max(1, SMALL_PRODUCT // partial[0].size)
 
     def slab(index: int) -> None:
         rows = slice(index * height, (index + 1) * height)
-        matrices = (first[rows] @ partial).reshape(-1, coils, coils)
+        matrices = (first[rows] @ partial).reshape(-1, coils, coils)  # pixels: the first axis runs fastest
         for number in range(sets):
             vector, value = _dominant(matrices)
             if number < sets - 1:
                 matrices = _without(matrices, vector)
             phase = vector @ reference.conj()
             vector *= (phase.conj() / np.maximum(np.abs(phase), np.finfo(value.dtype).tiny))[:, None]
-            vectors[number, :, rows] = vector.T.reshape(coils, -1, *shape[1:])
-            values[number, rows] = value.reshape(-1, *shape[1:])
+            vectors[number, :, rows] = np.moveaxis(vector.T.reshape(coils, *shape[1:], -1), -1, 1)
+            values[number, rows] = np.moveaxis(value.reshape(*shape[1:], -1), -1, 0)
 
     run_each(slab, -(-shape[0] // height))
 
