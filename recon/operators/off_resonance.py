@@ -56,20 +56,18 @@ class OffResonance(LinearOperator):
         field_map, times = _check("field_map", field_map), _check("times", times)
         if segments is not None and segments < 1:
             raise ValueError(f"segments must be at least 1, not {segments}")
-        counts, edges = np.histogram(field_map, _BINS)
-        frequencies, weights = (edges[1:] + edges[:-1])[counts > 0] / 2, counts[counts > 0] / field_map.size
+        frequencies, weights = _histogram(field_map, np.ptp(times))
         probes = np.linspace(times.min(), times.max(), _PROBES)
-        for count in range(1, _MOST + 1) if segments is None else [segments]:
+        for count in _candidates(np.ptp(field_map) * np.ptp(times)) if segments is None else [segments]:
             centres = _centres(times, count)
             self.error = _error(frequencies, weights, centres, probes)
-            if self.error <= tolerance:
+            if self.error <= tolerance or segments is not None:
                 break
         else:
-            if segments is None:
-                raise ValueError(
-                    f"{_MOST} segments leave an error of {self.error:.1e}, above the tolerance of {tolerance:.1e}: B0 spans "
-                    f"{np.ptp(field_map):.3g} Hz (is it in Hz?) and the times {np.ptp(times):.3g} s (are they in s?)"
-                )
+            raise ValueError(
+                f"{_MOST} segments do not reach the tolerance of {tolerance:.1e}: B0 spans {np.ptp(field_map):.3g} Hz (is it in Hz?) "
+                f"and the times {np.ptp(times):.3g} s (are they in s?)"
+            )
         self.fourier, self.segments = fourier, len(centres)
         unique, inverse = np.unique(times, return_inverse=True)
         interpolators = _interpolators(frequencies, weights, centres, unique)
@@ -96,6 +94,21 @@ def _check(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "c" or not values.size or not np.isfinite(values).all():
         raise ValueError(f"{name} must be real, finite numbers and not empty; got {values.dtype} of shape {values.shape}")
     return values.astype(np.float64)
+
+
+def _candidates(turns: float) -> range:
+    """Numbers of segments to try: fewer than one per turn between the extremes never do."""
+    return range(max(1, int(min(turns, _MOST + 1))), _MOST + 1)
+
+
+def _histogram(field_map: np.ndarray, duration: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean frequency in each bin that is not empty, and the fraction of pixels in it."""
+    # Bins must be finer than what the readout can tell apart, or a wrong phase would fit them.
+    bins = _BINS + int(min(4 * np.ptp(field_map) * duration, 4 * _MOST))
+    counts, edges = np.histogram(field_map, bins)
+    sums, _ = np.histogram(field_map, edges, weights=field_map)
+    used = counts > 0
+    return sums[used] / counts[used], counts[used] / field_map.size
 
 
 def _centres(times: np.ndarray, segments: int) -> np.ndarray:
