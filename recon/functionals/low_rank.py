@@ -100,7 +100,8 @@ class LocallyLowRank(Functional):
         def restore(matrices: Array) -> Array:
             back = space.transpose(space.reshape(matrices, tiled), [int(n) for n in np.argsort(order)])
             whole = space.reshape(back, [*lead, frames, *(count * edge for count, edge in zip(counts, block, strict=True))])
-            return whole[(..., *(slice(n) for n in image))]
+            inside: tuple[Any, ...] = (..., *(slice(n) for n in image))
+            return whole[inside]
 
         return space.reshape(tiles, (-1, frames, math.prod(block))), restore
 

@@ -69,7 +69,7 @@ class Image(LinearOperator):
         self.rank = rank
 
     def forward(self, x: Array) -> Array:
-        return x[(..., 0, *[slice(None)] * self.rank)]
+        return _component(x, 0, self.rank)
 
     def adjoint(self, y: Array) -> Array:
         space = namespace(y)
@@ -83,11 +83,11 @@ class _Field(LinearOperator):
         self.rank = rank
 
     def forward(self, x: Array) -> Array:
-        return x[(..., slice(1, None), *[slice(None)] * self.rank)]
+        return _component(x, slice(1, None), self.rank)
 
     def adjoint(self, y: Array) -> Array:
         space = namespace(y)
-        parts = [y[(..., n, *[slice(None)] * self.rank)] for n in range(self.rank)]
+        parts = [_component(y, n, self.rank) for n in range(self.rank)]
         return space.stack([space.zeros_like(parts[0]), *parts], -self.rank - 1)
 
 
@@ -115,3 +115,8 @@ class _Bending(LinearOperator):
 
     def adjoint(self, y: Array) -> Array:
         return self.field.adjoint(self.symmetrised.adjoint(y))
+
+
+def _component(x: Array, which: int | slice, rank: int) -> Array:
+    index: tuple[Any, ...] = (..., which, *[slice(None)] * rank)
+    return x[index]

@@ -37,7 +37,7 @@ def primal_dual(
         iterations: at most so many.
         step: first primal step; grows and shrinks by itself.
         ratio: dual step over primal step; balances the scales of image and duals.
-        tolerance: stop when |x_new - x| <= tolerance |x_new|.
+        tolerance: stop when |x_new - x| <= tolerance |x_new|, and the same for the dual variables.
 
     Raises:
         ValueError: no terms, or a step or ratio that is not positive.
@@ -77,8 +77,10 @@ def primal_dual(
 
         first = (duals, back, step * root(1 + growth), number(1.0, x) > 0)
         moved, back_moved, taken, _ = iterate(lambda *state: state[-1], attempt, first, TRIALS, tensors)
-        change = updated - x
-        moving = inner(change, change) > tolerance**2 * inner(updated, updated) if tolerance else number(1.0, x) > 0
+        moving = number(1.0, x) > 0
+        if tolerance:
+            steps = [new - old for new, old in zip(moved, duals, strict=True)]
+            moving = (norm([updated - x]) > tolerance * norm([updated])) | (norm(steps) > tolerance * norm(moved))
         return updated, forward, moved, back_moved, taken, taken / step, moving
 
     images = tuple(operator(initial) for operator in operators)
