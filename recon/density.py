@@ -2,7 +2,8 @@
 
 With A the orthonormal NUFFT of N pixels, the weight of a sample is the area of k-space it stands for, in units of the
 area (2 pi)^d / N of one Cartesian sample: a full Cartesian grid has weights 1. Gridding then returns an object at its
-true amplitude. (TensorFlow MRI and others speak of density, the reciprocal, with other scales.)
+true amplitude. (TensorFlow MRI and others speak of density, the reciprocal, with other scales: multiply our weights by
+4 / pi for its radial densities, by 1.26 for Jackson's and Pipe's.) Weights of Voronoi cells: voronoi.py.
 """
 
 from __future__ import annotations
@@ -48,6 +49,16 @@ def pipe_weights(trajectory: np.ndarray, grid_shape: Sequence[int], iterations: 
     weights: np.ndarray = _cache.get(key, lambda: _pipe(trajectory, shape, iterations))
     copy: np.ndarray = weights.copy()
     return copy
+
+
+def jackson_weights(trajectory: np.ndarray, grid_shape: Sequence[int]) -> np.ndarray:
+    """Density compensation of any trajectory in one step: the reciprocal of the density of samples under the kernel.
+
+    Jackson et al., IEEE Trans. Med. Imaging 10 (1991) 473. It is the first step of `pipe_weights`, the kernel that of the
+    gridding there; arguments, result and errors as there. Where samples lie closer than the kernel is wide (the centre of
+    radial k-space) it smooths the density; `pipe_weights` is more accurate.
+    """
+    return pipe_weights(trajectory, grid_shape, iterations=1)
 
 
 def _pipe(trajectory: np.ndarray, shape: tuple[int, ...], iterations: int) -> np.ndarray:

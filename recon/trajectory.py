@@ -25,9 +25,12 @@ def radial_angles(
     """Angles of radial views in rad, measured from the first image axis (y) towards the second (x).
 
     Successive views differ by range / views (`linear`), range / golden ratio (`golden`; Winkelmann 2007), or
-    range / (golden ratio + `tiny_number` - 1) (`tiny`; Wundrak 2015); `sorted` sorts the golden angles of each phase.
-    The range is 2 pi (`full`) or pi (`half`, and every `*_half` ordering). Golden angles count on from phase to phase,
-    linear phases are interleaved.
+    range / (golden ratio + `tiny_number` - 1) (`tiny`; Wundrak 2015); `sorted` sorts the golden angles of each phase,
+    `sorted_half` does so in a sweep of pi that starts where that of the phase before ended. The range is 2 pi (`full`) or
+    pi (`half`, and every `*_half` ordering). Golden angles count on from phase to phase, linear phases are interleaved.
+
+    Angles are exact to double precision. (TensorFlow MRI multiplies golden angles in single precision: its hundredth view
+    is off by 1e-4 rad, and more for later ones.)
 
     Args:
         views: number of views per phase.
@@ -60,9 +63,21 @@ def radial_angles(
         # Half-range golden angles keep both readout directions; only sorting folds them into the range.
         turn = span if ordering.startswith("sorted") else 2 * np.pi
         angles = np.mod((phase * views + view) * (span / divisor), turn)
-    if ordering.startswith("sorted"):
+    if ordering == "sorted":
         angles = np.sort(angles, axis=-1)
+    elif ordering == "sorted_half":
+        angles = _sweep(angles)
     return angles if phases is not None else angles[0]
+
+
+def _sweep(angles: np.ndarray) -> np.ndarray:
+    """Sort angles of lines (modulo pi) `[phase, view]` so that every phase turns on from the last angle of the one before."""
+    swept = np.empty_like(angles)
+    start = 0.0
+    for phase, lines in enumerate(angles):
+        swept[phase] = np.sort(start + np.mod(lines - start, np.pi))
+        start = swept[phase, -1]
+    return np.asarray(np.mod(swept, 2 * np.pi))
 
 
 def radial_trajectory(

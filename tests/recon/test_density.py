@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from recon import nufft
-from recon.density import pipe_weights, radial_weights, uniform_radial_weights
+from recon.density import jackson_weights, pipe_weights, radial_weights, uniform_radial_weights
 from recon.phantoms import shepp_logan
 from recon.sense import gridding
+from recon.spiral import spiral_trajectory
 from recon.trajectory import radial_trajectory
+from recon.views import flatten_trajectory
 from tests.recon.conftest import random_trajectory, relative_error
 
 SIZE = 64
@@ -76,6 +78,49 @@ def test_radial_weights_agree_with_the_oracle(oracle: Any) -> None:
     expected[:, 64] *= 2 / 3
     ours = np.broadcast_to(uniform_radial_weights(64, 33), (33, 128))
     assert relative_error(expected, ours) < 1e-5
+
+
+def test_jackson_agrees_with_the_oracle(oracle: Any) -> None:
+    expected = 1 / oracle["density_jackson"].ravel()
+    ours = jackson_weights(oracle["radial33"].reshape(-1, 2), (64, 64))
+    scale = np.vdot(ours, expected) / np.vdot(ours, ours)
+    assert scale == pytest.approx(1.26, abs=0.01)
+    assert relative_error(expected, scale * ours) < 0.01
+
+
+def test_geometric_weights_agree_with_the_oracle(oracle: Any) -> None:
+    expected = 1 / oracle["density_geometric"]
+    ours = radial_weights(radial_trajectory(64, 34, ordering="golden"), (64, 64)) * (4 / np.pi)
+    ours[:, 64] *= 3 / 2  # as in the test above
+    assert relative_error(expected, ours) < 1e-4
+
+
+def test_radial_density_of_five_views_known_from_tensorflow_mri() -> None:
+    density = 1 / (4 / np.pi * radial_weights(radial_trajectory(4, 5), (4, 4)))
+    density[:, 4] *= 2 / 3
+    assert density == pytest.approx(np.tile(20 * np.array([0.0625, 1 / 12, 0.125, 0.25, 1, 0.25, 0.125, 1 / 12]), (5, 1)), rel=1e-5)
+
+
+def test_pipe_agrees_with_the_oracle_of_a_spiral(oracle: Any) -> None:
+    arms = spiral_trajectory(
+        *(240, 16, 400, 22, 10, 1.4, 16),
+        **{"gradient_delay": 0.56, "vd_inner_cutoff": 0.15, "vd_outer_cutoff": 0.55966, "vd_outer_density": 0.07, "vd_type": "hanning"},
+    )[:, 1:]
+    ours = pipe_weights(flatten_trajectory(arms), (240, 240)).reshape(16, -1)[:15]
+    expected = oracle["hyperslice_weights"]
+    scale = np.vdot(ours, expected) / np.vdot(ours, ours)
+    assert scale == pytest.approx(1.26, abs=0.01)
+    assert relative_error(expected, scale * ours) < 0.01
+
+
+def test_jackson_smooths_what_pipe_resolves() -> None:
+    grid = np.stack(np.meshgrid(*[(np.arange(32) - 16) * (2 * np.pi / 32)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    assert jackson_weights(grid, (32, 32)) == pytest.approx(1, abs=0.02)
+    trajectory = flatten_trajectory(radial_trajectory(SIZE, 144, ordering="golden"))
+    scale, error = amplitude_and_error(trajectory, jackson_weights(trajectory, (SIZE, SIZE)))
+    assert scale == pytest.approx(1, abs=0.1)
+    assert 0.1 < error < 0.4
+    assert amplitude_and_error(trajectory, pipe_weights(trajectory, (SIZE, SIZE)))[1] < error / 5
 
 
 def test_pipe_is_batched_and_deterministic() -> None:
