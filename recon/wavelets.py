@@ -45,7 +45,8 @@ class AxisMatrix:
         real = real_dtype(dtype)
         x = x.astype(dtype if x.dtype.kind == "c" else real, copy=False)
         moved = np.moveaxis(x, axis, 0)
-        flat = np.ascontiguousarray(moved).reshape(len(moved), -1)
+        flat = moved.reshape(len(moved), -1)
+        flat = flat if flat.flags.c_contiguous else flat.copy()
         # Real and imaginary parts are columns like any other.
         result = (self._like(x, real) @ flat.view(real)).view(flat.dtype)
         return np.moveaxis(result.reshape(-1, *moved.shape[1:]), 0, axis)

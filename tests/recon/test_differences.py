@@ -56,6 +56,15 @@ def test_symmetrised_gradient_vanishes_for_constants_and_rotations() -> None:
     assert np.abs(SymmetrisedGradient()(np.stack([x, y]))[2]).max() > 1
 
 
+@pytest.mark.parametrize("boundary", ["neumann", "periodic"])
+def test_a_graph_may_leave_sizes_open(tf: Any, boundary: Any) -> None:
+    gradient, symmetrised = Gradient(2, boundary), SymmetrisedGradient(2, boundary)
+    graph = tf.function(lambda x: symmetrised(gradient(x)), input_signature=[tf.TensorSpec([None, None, None], tf.complex128)])
+    assert np.allclose(graph(tf.constant(X)), symmetrised(gradient(X)), atol=1e-12)
+    adjoint = tf.function(lambda x: gradient.H(gradient(x)), input_signature=[tf.TensorSpec([None, None, None], tf.complex128)])
+    assert np.allclose(adjoint(tf.constant(X)), gradient.gram(X), atol=1e-12)
+
+
 def test_norm_of_the_gradient_stays_below_its_bound() -> None:
     """|gradient|^2 <= 4 per axis (Chambolle 2004), the bound of step sizes."""
     x = random_complex((9, 8), 3, "complex128")
