@@ -280,6 +280,7 @@ def _join(subbands: dict[str, Array], axes: tuple[int, ...]) -> Array:
     return subbands[""]
 
 
+@lru_cache
 def _filter_length(wavelet: str) -> int:
     if wavelet not in pywt.wavelist(kind="discrete"):
         raise ValueError(f"no discrete wavelet is named {wavelet!r}; names are haar, db1-db38, sym2-sym20, coif1-coif17, bior2.2, ...")

@@ -6,6 +6,7 @@ import numpy as np
 
 from recon.arrays import Array, is_tensor, matched
 from recon.operators.linear import LinearOperator
+from recon.operators.shapes import check_fit
 
 
 class Identity(LinearOperator):
@@ -29,8 +30,10 @@ class Diagonal(LinearOperator):
         values: real or complex array or tensor, broadcast against the last axes of the argument.
 
     Raises:
-        ValueError: an array holds values that are not finite.
+        ValueError: an array holds values that are not finite, or does not fit the argument.
     """
+
+    name = "values"
 
     def __init__(self, values: Array) -> None:
         if not is_tensor(values):
@@ -40,9 +43,11 @@ class Diagonal(LinearOperator):
         self.values = values
 
     def forward(self, x: Array) -> Array:
+        check_fit(self.name, self.values.shape, x)
         return x * matched(self.values, x)
 
     def adjoint(self, y: Array) -> Array:
+        check_fit(self.name, self.values.shape, y)
         if is_tensor(self.values):
             import tensorflow as tf
 
@@ -57,8 +62,10 @@ class Mask(Diagonal):
         mask: boolean, or numbers that are all 0 or 1, broadcast against the last axes of the argument.
 
     Raises:
-        ValueError: other numbers, or no value is kept.
+        ValueError: other numbers, no value is kept, or the mask does not fit the argument.
     """
+
+    name = "mask"
 
     def __init__(self, mask: np.ndarray) -> None:
         mask = np.asarray(mask)

@@ -6,6 +6,7 @@ import numpy as np
 
 from recon.arrays import Array, matched
 from recon.operators.linear import LinearOperator
+from recon.operators.shapes import check_fit
 
 _BINS = 100
 _PROBES = 64
@@ -41,8 +42,8 @@ class OffResonance(LinearOperator):
         error: error of the phase factor as above, found from the histogram.
 
     Raises:
-        ValueError: field map or times are complex, empty or not finite, fewer than one segment, or a tolerance that 100 segments
-            do not reach.
+        ValueError: field map or times are complex, empty or not finite, or do not fit the argument; fewer than one segment;
+            a tolerance that 100 segments do not reach.
     """
 
     def __init__(
@@ -75,18 +76,24 @@ class OffResonance(LinearOperator):
         self.phasors = np.exp(-2j * np.pi * np.multiply.outer(centres, field_map))
 
     def forward(self, x: Array) -> Array:
+        check_fit("field_map", self.phasors.shape[1:], x, "the image")
         parts = (
-            self.fourier.forward(x * matched(phasor, x)) * matched(interpolator, x)
+            self._timed(self.fourier.forward(x * matched(phasor, x)), interpolator)
             for phasor, interpolator in zip(self.phasors, self.interpolators, strict=True)
         )
         return sum(parts, next(parts))
 
     def adjoint(self, y: Array) -> Array:
         parts = (
-            self.fourier.adjoint(y * matched(interpolator.conj(), y)) * matched(phasor.conj(), y)
+            self.fourier.adjoint(self._timed(y, interpolator.conj())) * matched(phasor.conj(), y)
             for phasor, interpolator in zip(self.phasors, self.interpolators, strict=True)
         )
         return sum(parts, next(parts))
+
+    @staticmethod
+    def _timed(kspace: Array, interpolator: np.ndarray) -> Array:
+        check_fit("times", interpolator.shape, kspace, "k-space")
+        return kspace * matched(interpolator, kspace)
 
 
 def _check(name: str, values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 
 from recon.arrays import Array, complex_dtype, is_tensor, matched, real_dtype
 from recon.operators.linear import LinearOperator
+from recon.operators.shapes import check_fit
 
 
 class PhaseConstrained(LinearOperator):
@@ -18,7 +19,7 @@ class PhaseConstrained(LinearOperator):
         phase: rad, broadcast against the last axes of the image.
 
     Raises:
-        ValueError: the phase is complex or not finite, or an image is complex.
+        ValueError: the phase is complex or not finite, an image is complex, or does not fit the phase.
     """
 
     def __init__(self, phase: np.ndarray) -> None:
@@ -28,6 +29,7 @@ class PhaseConstrained(LinearOperator):
         self.phasor: np.ndarray = np.exp(1j * phase.astype(np.float64))
 
     def forward(self, x: Array) -> Array:
+        check_fit("phase", self.phasor.shape, x, "the image")
         dtype = complex_dtype(x)
         if (x.dtype.as_numpy_dtype if is_tensor(x) else x.dtype) == dtype:
             raise ValueError("phase-constrained images are real; this one is complex (give its real part)")
@@ -38,6 +40,7 @@ class PhaseConstrained(LinearOperator):
         return x.astype(real_dtype(dtype), copy=False) * matched(self.phasor, x)
 
     def adjoint(self, y: Array) -> Array:
+        check_fit("phase", self.phasor.shape, y, "the image")
         product = y * matched(self.phasor.conj(), y)
         if is_tensor(y):
             import tensorflow as tf

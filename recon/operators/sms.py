@@ -8,6 +8,7 @@ import numpy as np
 
 from recon.arrays import Array, is_tensor, matched
 from recon.operators.linear import LinearOperator
+from recon.operators.shapes import check_fit
 
 
 class SMS(LinearOperator):
@@ -23,7 +24,7 @@ class SMS(LinearOperator):
         phases: rad, `[slice, *kspace]`, where axes of k-space may have size 1: `[slice, ky, 1]` or `[slice, sample]`.
 
     Raises:
-        ValueError: phases are not finite, or have no axis of k-space, or an argument has another number of slices.
+        ValueError: phases are not finite, or have no axis of k-space, or an argument does not fit them.
     """
 
     def __init__(self, phases: np.ndarray) -> None:
@@ -39,6 +40,7 @@ class SMS(LinearOperator):
             raise ValueError(
                 f"expected {self.slices} slices at axis {self.axis} of k-space [..., slice, coil, *kspace], not {tuple(x.shape)}"
             )
+        check_fit("phases", self.phasors.shape, x, "k-space [slice, coil, *kspace]")
         modulated = x * matched(self.phasors, x)
         if is_tensor(x):
             import tensorflow as tf
@@ -47,6 +49,7 @@ class SMS(LinearOperator):
         return modulated.sum(self.axis)
 
     def adjoint(self, y: Array) -> Array:
+        check_fit("phases", self.phasors.shape[1:], y, "k-space [coil, *kspace]")
         if is_tensor(y):
             import tensorflow as tf
 

@@ -97,3 +97,13 @@ def test_a_blurred_image_becomes_sharp() -> None:
 def test_errors_name_the_argument(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OffResonance(Fourier(2), *arguments)
+
+
+def test_maps_and_times_that_do_not_fit_are_refused() -> None:
+    operator = OffResonance(Fourier(2), FIELD_MAP, TIMES[:11])
+    with pytest.raises(ValueError, match="field_map of shape"):
+        operator(np.ones((11, 12), complex))
+    with pytest.raises(ValueError, match="times of shape"):
+        OffResonance(Fourier(2), FIELD_MAP, TIMES)(IMAGE)
+    with pytest.raises(ValueError, match="times of shape"):
+        operator.H(np.ones((11, 12), complex))

@@ -55,6 +55,8 @@ def test_coils_take_the_slices_apart(trajectory: str) -> None:
         (lambda: SMS(np.zeros(4)), r"\[slice, \*kspace\]"),
         (lambda: SMS(np.full((2, 3), np.inf)), "finite"),
         (lambda: SMS(np.zeros((2, 4, 1)))(np.zeros((3, 1, 4, 4), complex)), "expected 2 slices at axis -4"),
+        (lambda: SMS(np.zeros((2, 4, 1)))(np.zeros((2, 1, 5, 4), complex)), "phases of shape"),
+        (lambda: SMS(np.zeros((2, 4, 1))).H(np.zeros((1, 5, 4), complex)), "phases of shape"),
         (lambda: caipi_phases(3, 8, [0, 0.5]), "2 shifts do not fit 3 slices"),
     ],
 )
