@@ -1,15 +1,16 @@
 """Nonlinear inversion: image and sensitivity maps found together, from any sampling, without a calibration region.
 
 Uecker, Hohage, Block, Frahm, Magn. Reson. Med. 60 (2008) 674. The signal F(rho c_j) is bilinear in the image rho and the maps
-c_j. The maps are smooth: their Fourier coefficients are penalised by (1 + 220 |k|^2)^16, k in cycles per pixel, which leaves so
-few of them that a map is a product of small matrices.
+c_j. The maps are smooth: their Fourier coefficients are penalised by (1 + |k / k_0|^2)^16, which leaves so few of them that a
+map is a product of small matrices. The paper's k_0 grows with the matrix (0.067 cycles per pixel); here it belongs to the field
+of view, because maps do not change when pixels become smaller.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 import scipy.fft
@@ -21,9 +22,13 @@ from recon.operators import ToeplitzGram
 from recon.solvers import conjugate_gradient
 from recon.waves import along_axes, waves
 
-_PENALTY, _POWER = 220.0, 16
+_CYCLES, _POWER = 12.0, 16
+"""k_0 in cycles per field of view (the paper's at 180 pixels), and the power."""
 _SMALLEST = 1e-5
 """Fourier coefficients of the maps whose weight lies below are left out."""
+
+_TOLERANCE = 1e-5
+"""Of the NUFFT: errors grow by 1 / alpha in what the data do not determine."""
 
 
 def nlinv(
@@ -55,8 +60,8 @@ def nlinv(
         rank: number of image axes of data on a grid.
 
     Returns:
-        Image `[..., *image_shape]` and maps `[..., coil, *image_shape]` with sum |s|^2 = 1 over the coils, defined and smooth
-        outside the object too; arrays or tensors as given.
+        Image `[..., *image_shape]` and maps `[..., coil, *image_shape]` with sum |s|^2 = 1 over the coils (far from the object they
+        are what is left of nothing, and rough); arrays or tensors as given.
 
     Raises:
         ValueError: shapes do not fit, values that are not finite, or no signal.
@@ -91,10 +96,11 @@ def _nlinv(
     kspace = kspace.astype(complex_dtype(kspace), copy=False)
     if not np.isfinite(kspace).all():
         raise ValueError("nlinv: k-space holds values that are not finite")
+    problem: Callable[[np.ndarray], Problem]
     if trajectory is None:
         if weights is not None or image_shape is not None:
             raise ValueError("nlinv: weights and an image shape need a trajectory")
-        outer, problem = rank + 1, lambda one: _on_grid(one, mask)
+        outer, problem = rank + 1, partial(_on_grid, mask=mask)
     else:
         if mask is not None:
             raise ValueError("nlinv: give either a trajectory or a mask")
@@ -151,7 +157,7 @@ def _off_grid(
     def problem(kspace: np.ndarray) -> Problem:
         if kspace.shape[-1] != len(trajectory):
             raise ValueError(f"nlinv: k-space of shape {kspace.shape} does not fit a trajectory of shape {trajectory.shape}")
-        plan = nufft.plan(trajectory, shape, nufft.TOLERANCE, dtype)
+        plan = nufft.plan(trajectory, shape, _TOLERANCE, dtype)
         return plan.adjoint(kspace * density.astype(real_dtype(dtype))), convolve
 
     return problem
@@ -168,13 +174,13 @@ class _Inversion:
         self.scale = math.sqrt(math.prod(self.shape)) / power
         self.images = images * real_dtype(images.dtype).type(self.scale)
         self.gram = gram
-        degrees = [min(math.floor(n * _reach()), (n - 1) // 2) for n in self.shape]
+        degrees = [min(math.floor(_reach()), (n - 1) // 2) for n in self.shape]
         self.waves = [
             waves(n, d, images.dtype) / real_dtype(images.dtype).type(math.sqrt(n)) for n, d in zip(self.shape, degrees, strict=True)
         ]
         self.back = [wave.conj().T.copy() for wave in self.waves]
-        k = np.meshgrid(*(np.arange(-d, d + 1) / n for n, d in zip(self.shape, degrees, strict=True)), indexing="ij")
-        self.weights = ((1 + _PENALTY * sum(one**2 for one in k)) ** -_POWER).astype(real_dtype(images.dtype))
+        squares = np.meshgrid(*((np.arange(-d, d + 1) / _CYCLES) ** 2 for d in degrees), indexing="ij")
+        self.weights = ((1 + np.sum(squares, axis=0)) ** -_POWER).astype(real_dtype(images.dtype))
 
     def solve(self, steps: int, reduction: float, cg_iterations: int) -> tuple[np.ndarray, np.ndarray]:
         start = np.zeros(math.prod(self.shape) + len(self.images) * self.weights.size, self.images.dtype)
@@ -196,19 +202,20 @@ class _Inversion:
         def normal(change: np.ndarray) -> np.ndarray:
             d_image, d_coefficients = self._split(change)
 
-            def one(coil: int) -> np.ndarray:
+            def one(coil: int) -> Array:
                 return self.gram(d_image * maps[coil] + image * self._maps(d_coefficients[coil]))
 
-            return self._derivative_adjoint(image, maps, one) + alpha * change
+            applied: np.ndarray = self._derivative_adjoint(image, maps, one) + alpha * change
+            return applied
 
-        def residual(coil: int) -> np.ndarray:
+        def residual(coil: int) -> Array:
             return self.images[coil] - self.gram(image * maps[coil])
 
         right = self._derivative_adjoint(image, maps, residual) + alpha * (start - state)
         solution: np.ndarray = conjugate_gradient(normal, right, cg_iterations, 1e-2)
         return solution
 
-    def _derivative_adjoint(self, image: np.ndarray, maps: np.ndarray, coil_image: Callable[[int], np.ndarray]) -> np.ndarray:
+    def _derivative_adjoint(self, image: np.ndarray, maps: np.ndarray, coil_image: Callable[[int], Array]) -> np.ndarray:
         """The adjoint of the derivative, without F^H, of coil images that are computed here, coils side by side."""
         result = np.empty(image.size + len(maps) * self.weights.size, image.dtype)
         parts = np.empty_like(maps)
@@ -235,5 +242,5 @@ class _Inversion:
 
 
 def _reach() -> float:
-    """Largest |k| in cycles per pixel whose weight counts."""
-    return math.sqrt((_SMALLEST ** (-1 / _POWER) - 1) / _PENALTY)
+    """Largest |k| in cycles per field of view whose weight counts."""
+    return _CYCLES * math.sqrt(_SMALLEST ** (-1 / _POWER) - 1)
