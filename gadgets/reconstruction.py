@@ -215,7 +215,9 @@ class Reconstruction:
         if place in self._compressors:
             samples.data = _mixed(self._compressors[place], samples.data)
         shape = self._grids[place[0]].shape
-        self.maps[place] = coarse_maps(samples.data, samples.trajectory, shape, samples.weights, self._bandwidth(readouts, shape))
+        maps = coarse_maps(samples.data, samples.trajectory, shape, samples.weights, self._bandwidth(readouts, shape))
+        maps.setflags(write=False)  # what cannot change is copied to a GPU only once
+        self.maps[place] = maps
 
     def _bandwidth(self, readouts: Sequence[Readout], shape: tuple[int, ...]) -> float:
         """The part of k-space that maps are made from; of few spokes little more than they sample densely, against streaks."""

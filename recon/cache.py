@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+import numpy as np
+
 Value = TypeVar("Value")
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
@@ -42,6 +44,24 @@ class Cache(Generic[Value]):
         """Forget everything."""
         with self._lock:
             self._values.clear()
+
+
+class ArrayKey:
+    """Stands for an array in a cache's key: equal for arrays of the same shape, type and bytes.
+
+    Compares bytes instead of digesting them: for 400 kB 0.03 ms instead of 0.6.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._kind = (array.shape, array.dtype.str)
+        self._bytes = array.tobytes()
+        self._hash = hash((self._kind, self._bytes[:: len(self._bytes) // 128 | 1]))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ArrayKey) and self._kind == other._kind and self._bytes == other._bytes
 
 
 def _after_fork() -> None:

@@ -6,6 +6,9 @@ import importlib.util
 import logging
 import os
 import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,9 @@ logger = logging.getLogger(__name__)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # TensorFlow's start-up chatter would drown the service's own log; 2 keeps errors.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+KEPT_UPLOADS = 8
+"""Read-only arrays of which copies are kept on the GPU."""
 
 _lock = threading.RLock()
 _threads: int | None = None
@@ -70,18 +76,50 @@ def use_gpu() -> bool:
         return _gpu
 
 
-def put(array: np.ndarray) -> Any:
-    """Copy to the GPU (CuPy) if it is in use; otherwise return the same array."""
-    if not use_gpu():
+def put(array: Any) -> Any:
+    """Copy to the GPU (CuPy) if it is in use; otherwise return the same array.
+
+    Of an array that is read-only (`array.setflags(write=False)`) and owns its memory the copy is kept for the next time.
+    """
+    if not use_gpu() or not isinstance(array, np.ndarray):
         return array
     import cupy
 
-    return cupy.asarray(array)
+    if array.flags.writeable or not array.flags.owndata:
+        return cupy.asarray(array)
+    return _uploads.get(array, cupy.asarray)
 
 
 def get(array: Any) -> np.ndarray:
     """Copy back what `put` and computations on it made."""
     return array if isinstance(array, np.ndarray) else array.get()
+
+
+class _Uploads:
+    """Copies of the arrays used last, for as long as the arrays live."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._kept: OrderedDict[int, tuple[weakref.ref[np.ndarray], Any]] = OrderedDict()
+
+    def get(self, array: np.ndarray, copy: Callable[[np.ndarray], Any]) -> Any:
+        key = id(array)
+        with _lock:
+            if key not in self._kept or self._kept[key][0]() is not array:
+                self._kept[key] = weakref.ref(array, lambda gone: self._forget(key, gone)), copy(array)
+            self._kept.move_to_end(key)
+            value = self._kept[key][1]
+            while len(self._kept) > self.size:
+                self._kept.popitem(last=False)
+        return value
+
+    def _forget(self, key: int, gone: weakref.ref[np.ndarray]) -> None:
+        with _lock:
+            if key in self._kept and self._kept[key][0] is gone:
+                del self._kept[key]
+
+
+_uploads = _Uploads(KEPT_UPLOADS)
 
 
 def self_test() -> bool:

@@ -11,7 +11,6 @@ Barnett, Magland, af Klinteberg, SIAM J. Sci. Comput. 41 (2019); Shih et al., IP
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -27,7 +26,8 @@ from scipy.fft import next_fast_len
 
 from recon import device
 from recon.arrays import Array, complex_dtype, is_tensor, real_dtype
-from recon.cache import Cache
+from recon.cache import ArrayKey, Cache
+from recon.gpu_plans import GpuPlans, clear_pool
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ TOLERANCE = 1e-3
 """Default relative accuracy, fit for images; 1e-5 costs up to four times as much on a CPU."""
 CACHED_PLANS = 32
 """Plans kept for reuse; the least recently used one goes first."""
-GPU_BATCH = 32
-"""Most transforms in one GPU call; bounds the memory of a plan."""
 
 TransformType = Literal[1, 2, "type_1", "type_2"]
 
@@ -83,8 +81,8 @@ class Nufft:
         self.tolerance = float(tolerance)
         self.points = [np.ascontiguousarray(axis, real_dtype(self.dtype)) for axis in trajectory.T]
         self.gpu = device.use_gpu() if gpu is None else gpu
-        self._scale = 1 / math.sqrt(math.prod(self.image_shape))
-        self._backend: Any = _GpuPlans(self) if self.gpu else _CpuPlans(self)
+        self.scale = 1 / math.sqrt(math.prod(self.image_shape))
+        self._backend: Any = GpuPlans(self) if self.gpu else _CpuPlans(self)
 
     def forward(self, images: Any) -> Any:
         """Type 2: images `[..., *image_shape]` to k-space `[..., sample]`, NumPy or CuPy as given."""
@@ -114,7 +112,7 @@ class Nufft:
                 if weights is not None:
                     kspace *= weights
                 plan.execute_adjoint(kspace, out=result[index])
-            _scale(result[index], self._scale**2)
+            _scale(result[index], self.scale**2)
 
         run_each(one, flat.shape[0])
         return result.reshape(images.shape)
@@ -174,7 +172,7 @@ class _CpuPlans:
         def transform(index: int) -> None:
             with self.lend() as plan:
                 (plan.execute_adjoint if adjoint else plan.execute)(source[index], out=result[index])
-            _scale(result[index], nufft._scale)
+            _scale(result[index], nufft.scale)
 
         run_each(transform, source.shape[0])
         return result
@@ -209,85 +207,6 @@ class _CpuPlans:
             showwarn=0,
         )
         plan.setpts(*nufft.points)
-        return plan
-
-
-class _GpuPlans:
-    """cufinufft plans of both types for the batch sizes in use; one thread at a time uses them."""
-
-    def __init__(self, nufft: Nufft) -> None:
-        self.nufft = nufft
-        self.plans: dict[tuple[bool, int], Any] = {}
-        self.points: list[Any] = []
-        self.largest = GPU_BATCH
-        self.lock = threading.Lock()
-
-    def execute(self, source: Any, adjoint: bool) -> Any:
-        """Transform NumPy or CuPy `source`; returns the same kind. MemoryError when not even one transform fits."""
-        import cupy
-
-        try:
-            values = cupy.ascontiguousarray(cupy.asarray(source), dtype=self.nufft.dtype)
-            shape = self.nufft.image_shape if adjoint else (self.nufft.samples,)
-            result = cupy.empty((values.shape[0], *shape), self.nufft.dtype)
-            self.execute_into(values, result, adjoint)
-            return result if isinstance(source, cupy.ndarray) else result.get()
-        except cupy.cuda.memory.OutOfMemoryError as error:
-            raise MemoryError(str(error)) from error
-
-    def execute_into(self, source: Any, result: Any, adjoint: bool) -> None:
-        """Transform CuPy `[n, ...]` into CuPy `result`, in batches that fit; returns when the GPU is done."""
-        import cupy
-
-        with self.lock, cupy.cuda.Stream.null:
-            start = 0
-            while start < source.shape[0]:
-                size = min(self.largest, source.shape[0] - start)
-                part = slice(start, start + size)
-                try:
-                    self.plan(adjoint, size).execute(source[part], out=result[part])
-                except (RuntimeError, cupy.cuda.memory.OutOfMemoryError) as error:
-                    self.shrink(size, error)
-                    continue
-                start += size
-            result *= self.nufft._scale
-            cupy.cuda.Stream.null.synchronize()
-
-    def shrink(self, size: int, error: Exception) -> None:
-        """Make room: drop all plans and halve the batch."""
-        import cupy
-
-        self.plans.clear()
-        cupy.get_default_memory_pool().free_all_blocks()
-        if size == 1:
-            raise MemoryError(str(error)) from error
-        self.largest = (size + 1) // 2
-        logger.warning("GPU NUFFT of %d transforms failed (%s); trying %d at once", size, error, self.largest)
-
-    def plan(self, adjoint: bool, size: int) -> Any:
-        plan = self.plans.get((adjoint, size))
-        return plan if plan is not None else self.make(adjoint, size)
-
-    def make(self, adjoint: bool, size: int) -> Any:
-        import cufinufft
-        import cupy
-
-        nufft = self.nufft
-        if not self.points:
-            self.points = [cupy.asarray(axis) for axis in nufft.points]
-        plan = cufinufft.Plan(
-            1 if adjoint else 2,
-            nufft.image_shape,
-            n_trans=size,
-            eps=nufft.tolerance,
-            isign=1 if adjoint else -1,
-            dtype=nufft.dtype.name,
-        )
-        plan.setpts(*self.points)
-        # One plan for whole batches and one for the remainder, per direction.
-        for key in [key for key in self.plans if key[0] == adjoint and key[1] != self.largest][1:]:
-            del self.plans[key]
-        self.plans[adjoint, size] = plan
         return plan
 
 
@@ -346,9 +265,8 @@ _cache: Cache[Nufft] = Cache(CACHED_PLANS)
 def plan(trajectory: np.ndarray, image_shape: Sequence[int], tolerance: float = TOLERANCE, dtype: Any = None) -> Nufft:
     """Return the cached `Nufft` for these arguments, made if need be; see `Nufft`."""
     trajectory = np.ascontiguousarray(trajectory)
-    digest = hashlib.blake2b(trajectory.data, digest_size=16).digest()
     kind = np.dtype(dtype).name if dtype is not None else None
-    key = (digest, trajectory.shape, trajectory.dtype.str, tuple(image_shape), float(tolerance), kind, device.use_gpu())
+    key = (ArrayKey(trajectory), tuple(image_shape), float(tolerance), kind, device.use_gpu())
     return _cache.get(key, lambda: Nufft(trajectory, image_shape, tolerance, dtype))
 
 
@@ -360,6 +278,7 @@ def cached_plans() -> int:
 def clear_plans() -> None:
     """Forget all cached plans and free their memory."""
     _cache.clear()
+    clear_pool()
 
 
 if hasattr(os, "register_at_fork"):
@@ -548,6 +467,7 @@ def _gpu_transform(source: Any, points: np.ndarray, shape: tuple[int, ...], kind
     _wait_for_tensorflow()
     try:
         chosen._backend.execute_into(x, y, adjoint=kind == 1)
+        cupy.cuda.Stream.null.synchronize()  # before TensorFlow's stream reads the result
     except MemoryError as error:
         logger.warning("NUFFT does not fit into GPU memory (%s); using the CPU for it", error)
         return tf.reshape(tf.convert_to_tensor(_CpuPlans(chosen).execute(flat.numpy(), kind == 1)), [*batch, *tail])

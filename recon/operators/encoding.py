@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 
 import numpy as np
 
-from recon import nufft
+from recon import device, nufft
 from recon.arrays import Array, complex_dtype, is_tensor, like, real_dtype
-from recon.cache import Cache
+from recon.cache import ArrayKey, Cache
 from recon.operators.fourier import Fourier, Nufft, ToeplitzGram
 from recon.operators.linear import LinearOperator
 from recon.operators.sensitivity import Sensitivity
@@ -62,6 +61,7 @@ class Encoding(LinearOperator):
         self.maps = maps
         self.sensitivity = Sensitivity(maps, rank, sets)
         self.weights = None if weights is None else like(np.asarray(weights), maps)
+        self._total_weight = 0.0 if trajectory is None else float(len(trajectory) if weights is None else np.sum(weights))
         self.toeplitz = None
         if toeplitz and trajectory is not None:
             self.toeplitz = _toeplitz(trajectory, self.image_shape, weights, min(1e-6, tolerance))
@@ -82,8 +82,7 @@ class Encoding(LinearOperator):
     def mean_diagonal(self) -> float:
         """Mean of the diagonal of F^H W F, the natural unit of a regularisation."""
         if isinstance(self.fourier, Nufft):
-            total = self.fourier.trajectory.shape[0] if self.weights is None else float(self.weights.sum())
-            return total / math.prod(self.image_shape)
+            return self._total_weight / math.prod(self.image_shape)
         mask = getattr(self.fourier, "mask", None)
         return 1.0 if mask is None else float(np.broadcast_to(np.abs(mask) ** 2, self.image_shape).mean())
 
@@ -143,8 +142,6 @@ def _coil_by_coil(gram: Callable[[np.ndarray], np.ndarray], image: np.ndarray, m
 
 def _toeplitz(trajectory: np.ndarray, shape: tuple[int, ...], weights: np.ndarray | None, tolerance: float) -> ToeplitzGram:
     """The convolution for this trajectory, kept for the next frames."""
-    digest = hashlib.blake2b(np.ascontiguousarray(trajectory).data, digest_size=16)
-    if weights is not None:
-        digest.update(np.ascontiguousarray(weights).data)
-    key = (digest.digest(), trajectory.shape, trajectory.dtype.str, shape, weights is None, tolerance)
+    weighting = None if weights is None else ArrayKey(weights)
+    key = (ArrayKey(trajectory), weighting, shape, tolerance, device.use_gpu())
     return _kernels.get(key, lambda: ToeplitzGram(trajectory, shape, weights, tolerance))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-from recon import nufft
+from recon import device, nufft
 from recon.arrays import Array, complex_dtype, is_tensor, like, real_dtype
 from recon.fourier import fftc, ifftc
 from recon.operators.linear import LinearOperator
@@ -90,20 +90,21 @@ class ToeplitzGram(LinearOperator):
         self.image_shape = tuple(image_shape)
         doubled = tuple(2 * n for n in self.image_shape)
         values = np.ones(len(trajectory)) if weights is None else np.asarray(weights)
-        plan = nufft.Nufft(trajectory, doubled, tolerance, np.complex128, gpu=False)
-        spread = plan.adjoint(values.astype(np.complex128))
+        plan = nufft.Nufft(trajectory, doubled, tolerance, np.complex128)
+        spread = plan.adjoint(device.put(values.astype(np.complex128)))
         spread *= math.sqrt(math.prod(doubled)) / math.prod(self.image_shape)
         # Distance -n never occurs between n pixels; without it the kernel is Hermitian and its transform real.
         for axis in range(len(doubled)):
             spread[(slice(None),) * axis + (0,)] = 0
-        self.kernel: np.ndarray = scipy.fft.fftn(scipy.fft.ifftshift(spread)).real
+        fft, _ = _fft_module(spread)
+        self.kernel: Any = fft.fftn(fft.ifftshift(spread)).real
         self._kernels: dict[Any, Any] = {}
 
     def forward(self, x: Array) -> Array:
         if is_tensor(x):
-            return self._forward_tensor(x)
+            return convolve_tensor(x, self.kernel_like(x))
         fft, options = _fft_module(x)
-        kernel = self._kernel_like(x)
+        kernel = self.kernel_like(x)
         axes = range(-len(self.image_shape), 0)
         # Zeros need no transform: an axis is padded when its turn comes, and cropped as soon as it is done. The last axis,
         # contiguous in memory, comes while the others are long.
@@ -118,27 +119,41 @@ class ToeplitzGram(LinearOperator):
     def adjoint(self, y: Array) -> Array:
         return self.forward(y)
 
-    def _kernel_like(self, x: Any) -> Any:
-        """The kernel in the precision and on the device of `x`."""
+    def kernel_like(self, x: Any) -> Any:
+        """The Fourier transform of the kernel, real `[2 y, 2 x]`, in the precision and of the kind of `x`."""
         dtype = real_dtype(complex_dtype(x))
-        key = (type(x), dtype)
+        key = ("tensor" if is_tensor(x) else type(x), dtype)
         if key not in self._kernels:
-            self._kernels[key] = like(self.kernel.astype(dtype), x)
+            self._kernels[key] = self._converted(x, dtype)
         return self._kernels[key]
 
-    def _forward_tensor(self, x: Any) -> Any:
+    def _converted(self, x: Any, dtype: np.dtype) -> Any:
+        if not isinstance(x, np.ndarray) and not is_tensor(x):
+            return like(self.kernel, x).astype(dtype)
+        host = device.get(self.kernel).astype(dtype)
+        if not is_tensor(x):
+            return host
         import tensorflow as tf
 
-        rank = len(self.image_shape)
-        to, back = {
-            1: (tf.signal.fft, tf.signal.ifft),
-            2: (tf.signal.fft2d, tf.signal.ifft2d),
-            3: (tf.signal.fft3d, tf.signal.ifft3d),
-        }[rank]
-        padding = [[0, 0]] * (x.shape.rank - rank) + [[0, n] for n in self.image_shape]
-        spectrum = to(tf.pad(x, padding)) * tf.cast(self.kernel, x.dtype)
-        inside = (..., *(slice(n) for n in self.image_shape))
-        return back(spectrum)[inside]
+        with tf.init_scope():  # outlives the graph that may be under construction
+            return tf.constant(host)
+
+
+def convolve_tensor(x: Any, kernel: Any) -> Any:
+    """Convolve a tensor `[..., *image_shape]` with a kernel given by its real Fourier transform on a grid of twice the size."""
+    import tensorflow as tf
+
+    rank = kernel.shape.rank
+    shape = [n // 2 for n in kernel.shape]
+    to, back = {
+        1: (tf.signal.fft, tf.signal.ifft),
+        2: (tf.signal.fft2d, tf.signal.ifft2d),
+        3: (tf.signal.fft3d, tf.signal.ifft3d),
+    }[rank]
+    padding = [[0, 0]] * (x.shape.rank - rank) + [[0, n] for n in shape]
+    spectrum = to(tf.pad(x, padding)) * tf.cast(kernel, x.dtype)
+    inside = (..., *(slice(n) for n in shape))
+    return back(spectrum)[inside]
 
 
 def _fft_module(x: Any) -> tuple[Any, dict[str, Any]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recon.cache import Cache
+from recon.cache import ArrayKey, Cache
 
 
 @given(size=st.integers(1, 5), keys=st.lists(st.integers(0, 8), max_size=40))
@@ -44,3 +45,16 @@ def test_a_forked_child_starts_afresh_even_if_the_lock_was_held() -> None:
             os._exit(0 if cache.get("key", lambda: 2) == 2 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert cache.get("key", lambda: 3) == 1
+
+
+def test_arrays_are_told_apart_by_shape_type_and_every_value() -> None:
+    array = np.random.default_rng(0).standard_normal((3000, 2)).astype(np.float32)
+    same, key = array.copy(), ArrayKey(array)
+    assert key == ArrayKey(same)
+    assert hash(key) == hash(ArrayKey(same))
+    assert key != ArrayKey(array.reshape(2, 3000))
+    assert key != ArrayKey(array.view(np.int32))
+    array[1234, 1] += 1  # the key keeps the values that it was made from
+    assert key == ArrayKey(same)
+    assert key != ArrayKey(array)
+    assert ArrayKey(same[::2]) == ArrayKey(same[::2].copy())

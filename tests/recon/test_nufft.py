@@ -261,7 +261,7 @@ def test_a_gpu_that_computes_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch
     class Wrong(nufft.Nufft):
         def __init__(self, trajectory: Any, shape: Any, gpu: bool | None = None) -> None:
             super().__init__(trajectory, shape, gpu=False)
-            self._scale *= 1.1 if gpu else 1
+            self.scale *= 1.1 if gpu else 1
 
     monkeypatch.setattr(nufft, "Nufft", Wrong)
     assert not device.self_test()

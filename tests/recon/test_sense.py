@@ -9,12 +9,14 @@ import h5py
 import numpy as np
 import pytest
 
-from recon import nufft
+from recon import device, nufft, sense
 from recon.coils import combine
 from recon.density import pipe_weights
 from recon.metrics import nrmse
+from recon.operators import Encoding
 from recon.phantoms import birdcage_coils, shepp_logan
 from recon.sense import cg_sense, gridding, self_calibrated_maps
+from recon.sense_compiled import compiled_sense
 from recon.solvers import conjugate_gradient
 from recon.trajectory import from_acquisition_units, radial_trajectory
 from tests.recon.conftest import random_complex, relative_error
@@ -250,3 +252,42 @@ def test_a_real_time_frame_comes_out_in_place_and_at_scale(shared: Any) -> None:
     image = np.abs(image) * inside / 128
     assert np.corrcoef(image[inside], frames[inside])[0, 1] > 0.95
     assert np.vdot(frames, image) / np.vdot(frames, frames) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.2])
+def test_the_compiled_program_gives_the_same_image_and_gradient(tf: Any, scan: Scan, tolerance: float) -> None:
+    shape = scan.truth.shape
+    encoding = Encoding(tf.constant(scan.maps), scan.trajectory, toeplitz=True)
+    rhs = encoding.adjoint(tf.constant(scan.kspace))
+    damping, gram = 0.01 * encoding.mean_diagonal, encoding.gram
+
+    def plain(values: Any) -> Any:
+        return conjugate_gradient(lambda image: gram(image) + damping * image, values, 4, tolerance)
+
+    def compiled(values: Any) -> Any:
+        return compiled_sense(values, scan.maps, encoding.toeplitz, damping, 4, tolerance)
+
+    expected = cg_sense(scan.kspace, scan.trajectory, scan.maps, 4, tolerance, regularisation=0.01, toeplitz=True)
+    for result in (compiled(rhs), tf.function(compiled)(rhs)):
+        assert result.shape == shape
+        assert relative_error(expected, result.numpy()) < 1e-4
+    gradients = []
+    for solve in (plain, compiled):
+        with tf.GradientTape() as tape:
+            tape.watch(rhs)
+            loss = tf.reduce_sum(tf.abs(solve(rhs)) ** 2)
+        gradients.append(tape.gradient(loss, rhs).numpy())
+    assert relative_error(*gradients) < 1e-3
+
+
+def test_too_little_gpu_memory_means_the_cpu(scan: Scan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    expected = cg_sense(scan.kspace, scan.trajectory, scan.maps, 2)
+
+    def full(*_: Any) -> Any:
+        monkeypatch.setattr(device, "_gpu", False)
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(device, "_gpu", True)
+    monkeypatch.setattr(sense, "_solve_on_gpu", full)
+    assert np.array_equal(cg_sense(scan.kspace, scan.trajectory, scan.maps, 2), expected)
+    assert "using the CPU" in caplog.text
