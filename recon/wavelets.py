@@ -123,10 +123,13 @@ def dwt(x: Array, wavelet: str, mode: str = "symmetric", axes: Sequence[int] | N
         or (n + 1) // 2 with periodization.
 
     Raises:
-        ValueError: unknown wavelet or mode, no axis, an axis twice, or an axis whose size is not known in a graph.
+        ValueError: unknown wavelet or mode, no axis, an axis twice, an axis whose size is not known in a graph, or one of
+            a single sample, which cannot be reflected.
     """
     axes = _check(x, wavelet, mode, axes)
     for axis in axes:
+        if x.shape[axis] == 1 and mode in ("reflect", "antireflect"):
+            raise ValueError(f"a single sample (axis {axis}) cannot be reflected; take fewer levels or another mode than {mode}")
         x = analysis(x.shape[axis], wavelet, mode).apply(x, axis)
     return _split(x, axes)
 

@@ -63,7 +63,7 @@ def test_oracle(oracle: Any, wavelet: str) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    shape=st.lists(st.integers(2, 40), min_size=1, max_size=3),
+    shape=st.lists(st.integers(5, 40), min_size=1, max_size=3),
     wavelet=st.sampled_from(WAVELETS),
     mode=st.sampled_from(pywt.Modes.modes),
     level=st.integers(0, 3),
@@ -146,6 +146,7 @@ def test_max_level_is_that_of_the_filter() -> None:
         (lambda x: dwt(x, "haar", axes=[0, -2]), "each only once"),
         (lambda x: dwt(x, "haar", axes=[2]), "do not exist"),
         (lambda x: wavedec(x, "haar", level=-1), "level must be 0 or more"),
+        (lambda x: wavedec(x, "haar", "reflect", 5), "take fewer levels"),
         (lambda x: idwt({"aa": x, "ad": x, "dd": x}, "haar"), r"\['da'\] are missing"),
         (lambda x: idwt(dwt(x, "haar"), "haar", shape=(8, 13)), "do not fit 13 samples"),
         (lambda x: Wavelet((8, 8), "haar")(x), "expects the last axes"),
