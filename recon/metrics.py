@@ -229,7 +229,24 @@ def _similarity(a: Array, b: Array, squared_range: Array, axes: tuple[int, ...])
 
 
 def _window_mean(image: Array, axes: tuple[int, ...]) -> Array:
-    """Gaussian average over windows of 11 samples an axis that lie inside the image.
+    """Gaussian average over windows of 11 samples an axis that lie inside the image."""
+    if not is_tensor(image):
+        return _window_sum(image, axes)
+    import tensorflow as tf
+
+    margins = [(10, 10) if axis in axes else (0, 0) for axis in range(len(image.shape))]
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def mean(values: Any) -> Any:
+        # The window is symmetric: the transpose of the average is the average of the padded array, a third of the work
+        # of differentiating slice by slice.
+        return _window_sum(values, axes), lambda upstream: _window_mean(tf.pad(upstream, margins), axes)
+
+    return mean(image)
+
+
+def _window_sum(image: Array, axes: tuple[int, ...]) -> Array:
+    """See `_window_mean`.
 
     A sum of shifted slices: unlike convolutions and matrix products on a GPU it never runs at reduced precision, which
     the differences of large numbers that follow would not survive.
@@ -237,9 +254,8 @@ def _window_mean(image: Array, axes: tuple[int, ...]) -> Array:
     for axis in axes:
         total = _WINDOW[5] * along(image, axis, slice(5, -5))
         for shift in range(5):
-            total = total + _WINDOW[shift] * (
-                along(image, axis, slice(shift, shift - 10)) + along(image, axis, slice(10 - shift, -shift or None))
-            )
+            before, after = along(image, axis, slice(shift, shift - 10)), along(image, axis, slice(10 - shift, -shift or None))
+            total = total + _WINDOW[shift] * (before + after)
         image = total
     return image
 
