@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from service.session import Outcome, serve_client
+from service.dialects import serve_client
+from service.session import Outcome
 from service.settings import Settings
 from service.wire import Close, EndOfStream, Message
 

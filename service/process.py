@@ -86,11 +86,11 @@ def _send(control: socket.socket, **message: Any) -> None:
 
 def _warm_up(settings: Settings) -> None:
     """Pay for imports and first plans now, not in the first measurement."""
-    import service.session
+    import service.dialects
     from gadgets import stock
     from recon import device
 
-    assert service.session
+    assert service.dialects
     stock.gadgets()
     device.configure(gpu_memory_mib=settings.gpu_memory_mib, threads=settings.threads)
     if settings.warm_up:
@@ -102,7 +102,8 @@ def _warm_up(settings: Settings) -> None:
 
 def serve(job: dict[str, Any], descriptor: int, *, settings: Settings) -> str | None:
     """One measurement on the socket `descriptor`. Returns the error, if there was one; raises nothing."""
-    from service.session import Outcome, serve_client, serve_gadgetron
+    from service.dialects import serve_client, serve_gadgetron
+    from service.session import Outcome
     from service.transport import Connection
 
     session: str = job["session"]

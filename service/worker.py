@@ -36,7 +36,7 @@ def handle(connection: Any, target: str) -> None:
     Raises SystemExit with status 1 when the measurement failed; the Gadgetron has been told why.
     """
     # Not needed by the warm worker, whose first duty is to listen.
-    from service.session import serve_gadgetron
+    from service.dialects import serve_gadgetron
     from service.transport import Connection
     from service.wire import Config, HeaderXml
 

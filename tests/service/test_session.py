@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from gadgets.items import Acquisition, Image, Text, Waveform
 from gadgets.layout import IMAGE_HEADER
-from service.session import Outcome, serve_client, serve_gadgetron
+from service.dialects import serve_client, serve_gadgetron
+from service.session import Outcome
 from service.settings import Settings
 from service.transport import Connection
 from service.wire import Close, Config, ErrorReport, Filename, HeaderXml, Message, Query, Response
