@@ -119,6 +119,24 @@ def test_maps_agree_with_the_oracle(oracle: Any, estimate: Any, name: str) -> No
     assert subspace_correlation(maps, oracle[name])[inside].min() > 0.999
 
 
+def test_exact_walsh_agrees_with_the_iteration_and_with_the_oracle(oracle: Any) -> None:
+    images = oracle["phantom64_multicoil"]
+    maps, inside = walsh(images, exact=True), np.abs(oracle["phantom64"]) > 0.05
+    assert subspace_correlation(maps, oracle["sens_walsh"])[inside].min() > 0.9999
+    assert subspace_correlation(maps, walsh(images))[inside].min() > 0.9999
+
+
+def test_exact_walsh_finds_the_eigenvectors_in_noise() -> None:
+    images = random_complex((4, 9, 8), 1, "complex128")
+    maps = walsh(images, 3, exact=True)
+    windows = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(1, 2))
+    for y, x in ((0, 0), (3, 4), (6, 5)):
+        patch = windows[:, y, x].reshape(4, -1)
+        expected = np.linalg.svd(patch)[0][:, 0]
+        assert abs(np.vdot(expected, maps[:, y + 1, x + 1])) == pytest.approx(1, abs=1e-9)
+    assert not walsh(np.zeros((3, 9, 8), np.complex64), exact=True).any()
+
+
 def test_combination_agrees_with_the_oracle(oracle: Any) -> None:
     images = oracle["phantom64_multicoil"]
     assert relative_error(np.abs(oracle["combine_sos"]), combine(images)) < 1e-6
@@ -156,6 +174,12 @@ def test_compression_keeps_the_energy_it_promises() -> None:
     assert kept == pytest.approx(fitted.energy[:virtual].sum(), rel=1e-4)
     assert fitted.energy[: virtual - 1].sum() < 0.99 <= kept
     assert np.allclose(fitted.matrix @ fitted.matrix.conj().T, np.eye(virtual), atol=1e-9)
+
+
+def test_energy_is_the_least_that_is_kept() -> None:
+    """Four equal coils: 0.5 is two of them exactly, a little more is three; TensorFlow MRI would keep two of both."""
+    data = np.eye(4, dtype=np.complex64)
+    assert [CoilCompressor.fit(data, energy=share).matrix.shape[0] for share in (0.2, 0.5, 0.51, 0.75, 1.0)] == [1, 2, 3, 3, 4]
 
 
 def test_compression_equals_the_singular_value_decomposition() -> None:
