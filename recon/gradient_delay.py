@@ -21,8 +21,8 @@ def estimate_shifts(kspace: np.ndarray, trajectory: np.ndarray, refinements: int
 
     Along a spoke at angle a, S moves the samples by d(a) = n^T S n; along the opposing spoke it does so the other way. The
     projections (Fourier transforms) of both then differ by the phase -2 d x, whose slope is fitted; the three numbers of S
-    are fitted to d of all pairs. S also moves spokes sideways, which biases the
-    slopes; the bias is measured on data simulated with the estimate from the coarse image it gives, and taken off.
+    are fitted to d of all pairs. S also moves spokes sideways, which biases the slopes (by 0.15 samples for a shift of
+    one): the bias is measured on data simulated with the estimate from the coarse image it gives, and taken off.
 
     Args:
         kspace: `[..., view, sample]`, leading axes (coils, frames) are used together.

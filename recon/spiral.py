@@ -50,6 +50,8 @@ class SpiralDesign:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive, not {value}")
+        if self.readout_os < 1:
+            raise ValueError(f"readout_os must be at least 1, not {self.readout_os}")
         if not math.isfinite(self.gradient_delay):
             raise ValueError(f"gradient_delay must be a number of microseconds, not {self.gradient_delay}")
         if not 0 <= self.vd_inner_cutoff <= self.vd_outer_cutoff:
@@ -173,7 +175,7 @@ def spiral_arm(design: SpiralDesign) -> SpiralArm:
     gradient = np.concatenate([gradient, _ramp_down(gradient[-1], design)])
     played = np.concatenate([[0], np.cumsum((gradient[1:] + gradient[:-1]) / 2)]) * scale
     raw_dwell_ns = math.floor(design.dwell_time * design.readout_os * 1000 + 0.5)
-    samples = -(-readout_us * 1000 // raw_dwell_ns) * math.floor(design.readout_os + 0.5)
+    samples = round(-(-readout_us * 1000 // raw_dwell_ns) * design.readout_os)
     times = np.arange(samples) * design.dwell_time - design.gradient_delay
     sampled = np.interp(times, np.arange(len(played)) * RASTER_US, played)
     return SpiralArm(_columns(sampled), _columns(gradient), readout_us)
@@ -212,7 +214,7 @@ def _path(design: SpiralDesign) -> np.ndarray:
 def _step(before: complex, here: complex, speeds_up: bool, fastest: float, change: float, design: SpiralDesign) -> complex | None:
     """The next step in the direction that keeps the distance between turns; None if that bend exceeds the slew rate.
 
-    Solves |step - last step| = `change` for the step's length, given its direction (Pipe and Zwart, equations 4 to 6).
+    Solves |step - last step| = `change` for the step's length, given its direction.
     """
     last = here - before
     middle = here + last / 2

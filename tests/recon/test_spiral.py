@@ -102,6 +102,18 @@ def test_a_delay_of_whole_samples_shifts_the_trajectory(samples: int) -> None:
     assert not late[:samples].any()
 
 
+@pytest.mark.parametrize("readout_os", [1.0, 1.5, 3.0])
+def test_any_oversampling_samples_the_same_path(readout_os: float) -> None:
+    plain = spiral_arm(SpiralDesign(**SMALL))  # type: ignore[arg-type]
+    other = spiral_arm(SpiralDesign(**{**SMALL, "readout_os": readout_os, "dwell_time": 5.2 / readout_os}))  # type: ignore[arg-type]
+    assert other.gradient == pytest.approx(plain.gradient)
+    assert len(other.trajectory) == pytest.approx(len(plain.trajectory) * readout_os / 2, abs=1)
+    coarse = np.arange(0, 400, 10)
+    times = coarse * 2.6 / (5.2 / readout_os)
+    whole = np.isclose(times, np.round(times))
+    assert other.trajectory[np.round(times[whole]).astype(int)] == pytest.approx(plain.trajectory[coarse[whole]], abs=1e-9)
+
+
 def test_arms_are_rotations_of_one() -> None:
     arms = spiral_trajectory(**SMALL, views=4, ordering="golden")  # type: ignore[arg-type]
     assert arms.dtype == np.float32
@@ -128,6 +140,7 @@ def test_designs_are_kept_and_cannot_be_written_to() -> None:
         ({"dwell_time": 0.5}, "dwell_time of at least"),
         ({"dwell_time": 0}, "dwell_time must be positive"),
         ({"spiral_arms": -1}, "spiral_arms"),
+        ({"readout_os": 0.4}, "readout_os"),
         ({"field_of_view": float("nan")}, "field_of_view"),
         ({"gradient_delay": float("inf")}, "gradient_delay"),
         ({"min_rise_time": 0.05}, "larger min_rise_time"),
