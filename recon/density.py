@@ -119,16 +119,34 @@ def radial_weights(trajectory: np.ndarray, grid_shape: Sequence[int]) -> np.ndar
     return weights
 
 
-def uniform_radial_weights(base_resolution: int, views: int, readout_os: float = 2.0) -> np.ndarray:
-    """`radial_weights` of `views` evenly spread spokes, by formula.
+def uniform_radial_weights(base_resolution: int, views: int, readout_os: float = 2.0, axes: int = 2) -> np.ndarray:
+    """Weights of `views` evenly spread spokes by formula, in a plane (then `radial_weights`) or in three dimensions.
+
+    In three dimensions the m-th sample from the centre has the area of its sphere, and the centre has none: by the
+    Euler-Maclaurin formula the sum over spheres then equals the integral to fourth order. (Volumes of shells, m^2 + 1/12,
+    as TensorFlow MRI takes them, make the centre of k-space too heavy.)
+
+    Args:
+        base_resolution: image size in pixels, the same along all axes.
+        views: spokes through the centre, evenly spread over the half circle or sphere.
+        readout_os: readout oversampling.
+        axes: 2 or 3.
 
     Returns:
-        float32 `[sample]`, the same for every view: pi m / (views readout_os^2) for the m-th sample from the centre,
-        pi / (6 views readout_os^2) for the centre.
+        float32 `[sample]`, the same for every view, m being the number of steps from the centre. In a plane
+        pi m / (views readout_os^2), for the centre pi / (6 views readout_os^2); in three dimensions
+        2 pi m^2 / (views readout_os^3).
+
+    Raises:
+        ValueError: another number of axes.
     """
+    if axes not in (2, 3):
+        raise ValueError(f"axes must be 2 or 3, not {axes}")
     samples = round(base_resolution * readout_os)
     steps = np.abs(np.arange(samples) - samples / 2)
-    return (np.pi / (views * readout_os**2) * np.where(steps < 0.5, 1 / 6, steps)).astype(np.float32)
+    area = np.pi * np.where(steps < 0.5, 1 / 6, steps) if axes == 2 else 2 * np.pi * steps**2
+    weights: np.ndarray = (area / (views * readout_os**axes)).astype(np.float32)
+    return weights
 
 
 def _angular_gaps(angles: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 
 from recon import nufft
 from recon.density import jackson_weights, pipe_weights, radial_weights, uniform_radial_weights
+from recon.koosh_ball import koosh_ball_trajectory
 from recon.phantoms import shepp_logan
 from recon.sense import gridding
 from recon.spiral import spiral_trajectory
@@ -147,6 +148,21 @@ def test_radial_weights_cover_the_disc_for_any_angles() -> None:
     uniform = radial_trajectory(SIZE, 34, angle_range="half")
     formula = np.broadcast_to(uniform_radial_weights(SIZE, 34), (34, 2 * SIZE))
     assert relative_error(formula, radial_weights(uniform, (SIZE, SIZE))) < 1e-5
+
+
+@pytest.mark.parametrize("readout_os", [1.0, 2.0])
+def test_a_koosh_ball_returns_the_true_amplitude(readout_os: float) -> None:
+    z, y, x = np.mgrid[:20, :20, :20] - 10
+    truth = (np.exp(-(x**2 + y**2 + z**2) / 16) * (1 + 0.3 * np.cos(x / 3))).astype(np.complex64)
+    trajectory = flatten_trajectory(koosh_ball_trajectory(20, 900, readout_os=readout_os))
+    weights = np.tile(uniform_radial_weights(20, 900, readout_os, axes=3), 900)
+    image = gridding(nufft.Nufft(trajectory, truth.shape, 1e-4).forward(truth[None]), trajectory, weights, truth.shape)[0]
+    assert np.vdot(truth, image).real / np.vdot(truth, truth).real == pytest.approx(1, abs=0.005)
+    assert relative_error(truth, image) < (0.005 if readout_os == 2 else 0.2)
+    # Together the samples stand for the ball.
+    assert weights.sum() == pytest.approx(4 / 3 * np.pi * 10**3, rel=0.01)
+    with pytest.raises(ValueError, match="axes"):
+        uniform_radial_weights(20, 900, axes=4)
 
 
 def test_a_single_and_coincident_spokes_have_finite_weights() -> None:
