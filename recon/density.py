@@ -36,7 +36,7 @@ def pipe_weights(trajectory: np.ndarray, grid_shape: Sequence[int], iterations: 
         float32 (float64 for a float64 trajectory) `[..., sample]`.
 
     Raises:
-        ValueError: shapes do not fit, or the trajectory is not finite.
+        ValueError: shapes do not fit, the trajectory is not finite, or it still has an axis of views (spokes).
     """
     trajectory = np.ascontiguousarray(trajectory)
     shape = tuple(int(n) for n in grid_shape)
@@ -44,11 +44,23 @@ def pipe_weights(trajectory: np.ndarray, grid_shape: Sequence[int], iterations: 
         raise ValueError(f"trajectory of shape {trajectory.shape} does not fit a grid of {len(shape)} axes")
     if not np.isfinite(trajectory).all():
         raise ValueError("the trajectory holds values that are not finite (NaN or Inf)")
+    if trajectory.ndim > 2 and trajectory.shape[-2] > 2 and _on_lines(trajectory):
+        raise ValueError(
+            f"every one of the separate trajectories in the shape {trajectory.shape} lies on a line: these are views of one "
+            "trajectory, join them with recon.views.flatten_trajectory"
+        )
     digest = hashlib.blake2b(trajectory.data, digest_size=16).digest()
     key = (digest, trajectory.shape, trajectory.dtype.str, shape, iterations)
     weights: np.ndarray = _cache.get(key, lambda: _pipe(trajectory, shape, iterations))
     copy: np.ndarray = weights.copy()
     return copy
+
+
+def _on_lines(trajectory: np.ndarray) -> bool:
+    """Whether each of the trajectories `[..., sample, axis]` is straight."""
+    centred = trajectory.astype(np.float64) - trajectory.mean(axis=-2, keepdims=True, dtype=np.float64)
+    spread = np.linalg.eigvalsh(np.swapaxes(centred, -1, -2) @ centred)  # ascending; sums of squares
+    return trajectory.shape[-1] > 1 and bool((spread[..., -2] <= 1e-9 * spread[..., -1]).all())
 
 
 def jackson_weights(trajectory: np.ndarray, grid_shape: Sequence[int]) -> np.ndarray:

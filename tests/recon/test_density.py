@@ -134,6 +134,15 @@ def test_pipe_is_batched_and_deterministic() -> None:
     assert pipe_weights(trajectories, (20, 24)).min() > 0
 
 
+def test_views_that_were_not_joined_are_refused() -> None:
+    spokes = radial_trajectory(16, 13, 2)
+    with pytest.raises(ValueError, match="flatten_trajectory"):
+        pipe_weights(spokes[0], (16, 16))
+    with pytest.raises(ValueError, match="flatten_trajectory"):
+        jackson_weights(koosh_ball_trajectory(16, 13), (16, 16, 16))
+    assert pipe_weights(flatten_trajectory(spokes), (16, 16)).shape == (2, 13 * 32)
+
+
 def test_pipe_in_three_dimensions_and_double_precision() -> None:
     weights = pipe_weights(random_trajectory(4000, 3, dtype="float64"), (12, 10, 8))
     assert weights.dtype == np.float64
