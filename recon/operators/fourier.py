@@ -91,7 +91,7 @@ class ToeplitzGram(LinearOperator):
         doubled = tuple(2 * n for n in self.image_shape)
         values = np.ones(len(trajectory)) if weights is None else np.asarray(weights)
         plan = nufft.Nufft(trajectory, doubled, tolerance, np.complex128)
-        spread = plan.adjoint(device.put(values.astype(np.complex128)))
+        spread = plan.adjoint(device.put(values).astype(np.complex128))
         spread *= math.sqrt(math.prod(doubled)) / math.prod(self.image_shape)
         # Distance -n never occurs between n pixels; without it the kernel is Hermitian and its transform real.
         for axis in range(len(doubled)):

@@ -81,33 +81,35 @@ class GpuConvolution:
         self.shape = (1,) * (3 - maps.ndim) + maps.shape[1:]
         self.doubled = (1,) * (2 - kernel.ndim) + kernel.shape
         self.factor, self.damping = real(1 / kernel.size), real(damping)
-        self.group = max(1, min(len(maps), WORKSPACE // (kernel.size * self.maps.itemsize)))
-        self.grid = cupy.empty((self.group, *self.doubled), self.maps.dtype)
         self.kernels = _kernels(self.kernel.dtype.name)
+        group = max(1, min(len(maps), WORKSPACE // (kernel.size * self.maps.itemsize)))
+        grid = cupy.empty((group, *self.doubled), self.maps.dtype)
+        # What does not change from image to image: queueing must keep ahead of the GPU.
+        self.groups = [
+            (chosen, grid[: len(chosen)], _transform(grid[: len(chosen)], kernel.ndim))
+            for chosen in (self.maps[start : start + group] for start in range(0, len(maps), group))
+        ]
+        self.sizes = [np.int32(size) for size in (*self.shape, *self.doubled, kernel.size)]
 
     def __call__(self, image: Any) -> Any:
         import cupy
-
-        result = cupy.empty_like(image)
-        for start in range(0, len(self.maps), self.group):
-            self._add(self.maps[start : start + self.group], image, result, first=start == 0)
-        return result
-
-    def _add(self, maps: Any, image: Any, result: Any, first: bool) -> None:
-        """Add the share of a group of coils to the result."""
         from cupy.cuda import cufft
 
+        result = cupy.empty_like(image)
         (y, x), (my, mx) = self.shape, self.doubled
-        grid, coils, size = self.grid[: len(maps)], np.int32(len(maps)), self.kernel.size
-        threads = (128,)
-        self.kernels["expand"]((-(-mx // 128), my, len(maps)), threads, (image, maps, grid, np.int32(y), np.int32(x), np.int32(mx)))
-        transform = _transform(grid, self.kernel.ndim)
-        with _lock:  # a plan of cuFFT is for one thread at a time
-            transform.fft(grid, grid, cufft.CUFFT_FORWARD)
-            self.kernels["multiply"]((-(-size // 128),), threads, (grid, self.kernel, np.int32(size), coils))
-            transform.fft(grid, grid, cufft.CUFFT_INVERSE)
-        arguments = (grid, maps, image, result, np.int32(x), np.int32(my), np.int32(mx), coils, self.factor, self.damping, np.int32(first))
-        self.kernels["combine"]((-(-x // 128), y), threads, arguments)
+        y_size, x_size, my_size, mx_size, size = self.sizes
+        first = np.int32(1)
+        for maps, grid, transform in self.groups:
+            coils = np.int32(len(maps))
+            self.kernels["expand"]((-(-mx // 128), my, len(maps)), (128,), (image, maps, grid, y_size, x_size, mx_size))
+            with _lock:  # a plan of cuFFT is for one thread at a time
+                transform.fft(grid, grid, cufft.CUFFT_FORWARD)
+                self.kernels["multiply"]((-(-my * mx // 128),), (128,), (grid, self.kernel, size, coils))
+                transform.fft(grid, grid, cufft.CUFFT_INVERSE)
+            arguments = (grid, maps, image, result, x_size, my_size, mx_size, coils, self.factor, self.damping, first)
+            self.kernels["combine"]((-(-x // 128), y), (128,), arguments)
+            first = np.int32(0)
+        return result
 
 
 def _transform(grid: Any, rank: int) -> Any:
