@@ -157,7 +157,10 @@ def warm_up() -> None:
     kspace = nufft.nufft(image, trajectory)
     nufft.nufft(kspace, trajectory, (16, 16), type=1)
     if use_gpu():
+        from recon.sense import cg_sense
+
         tf.signal.ifft2d(image)  # loads cuFFT
+        cg_sense(kspace.numpy(), trajectory, image.numpy(), 1)  # compiles the kernels
 
 
 def _gpu_packages() -> bool:
