@@ -17,8 +17,10 @@ import numpy as np
 import scipy.linalg
 
 from recon.arrays import complex_dtype, real_dtype, through_numpy
-from recon.waves import SMALL_PRODUCT, waves
+from recon.waves import waves
 
+_SLAB_PRODUCT = 2**15
+"""Size of the products that give the matrices of a slab: below `recon.waves.SMALL_PRODUCT`, and small enough for a core's cache."""
 _SQUARINGS = 3
 """The power iteration multiplies with M to the power of 2 to this."""
 _ITERATIONS = 4
@@ -170,10 +172,10 @@ def _eigen(lags: np.ndarray, reference: np.ndarray, vectors: np.ndarray, values:
         partial = np.tensordot(partial, matrix, (1, 1))
     # [other pixels, lag, coil * coil]
     partial = np.ascontiguousarray(np.moveaxis(partial.reshape(len(lags), coils**2, -1), -1, 0))
-    height = max(1, SMALL_PRODUCT // partial[0].size)
+    slabs = -(-shape[0] // max(4, _SLAB_PRODUCT // partial[0].size))
 
     def slab(index: int) -> None:
-        rows = slice(index * height, (index + 1) * height)
+        rows = slice(shape[0] * index // slabs, shape[0] * (index + 1) // slabs)
         matrices = (first[rows] @ partial).reshape(-1, coils, coils)  # pixels: the first axis runs fastest
         for number in range(sets):
             vector, value = _dominant(matrices)
@@ -184,7 +186,7 @@ def _eigen(lags: np.ndarray, reference: np.ndarray, vectors: np.ndarray, values:
             vectors[number, :, rows] = np.moveaxis(vector.T.reshape(coils, *shape[1:], -1), -1, 1)
             values[number, rows] = np.moveaxis(value.reshape(*shape[1:], -1), -1, 0)
 
-    run_each(slab, -(-shape[0] // height))
+    run_each(slab, slabs)
 
 
 def _dominant(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SMALL_PRODUCT = 2**15
-"""Multiplications of a complex matrix product below which OpenBLAS starts no threads of its own. Within threads of ours those were
-measured to make the same work twenty times slower when other processes are busy."""
+SMALL_PRODUCT = 2**16
+"""Multiplications of a complex matrix product up to which OpenBLAS was seen to start no threads of its own, if it has at least four
+rows. Within threads of ours those made the same work twenty times slower while other processes were busy."""
 
 
 def waves(pixels: int, degree: int, dtype: np.dtype) -> np.ndarray:
@@ -31,11 +31,12 @@ def along_axes(matrices: Sequence[np.ndarray], values: np.ndarray) -> np.ndarray
 
 
 def _times(values: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """`values` `[..., in]` @ `matrix` `[in, out]`, in blocks of `SMALL_PRODUCT`."""
-    flat = values.reshape(-1, values.shape[-1])
-    rows = max(1, SMALL_PRODUCT // matrix.size)
+    """`values` `[..., in]` @ `matrix` `[in, out]`, in blocks of rows that are a `SMALL_PRODUCT`."""
+    flat = values.reshape(-1, len(matrix))
+    rows = min(max(4, SMALL_PRODUCT // matrix.size), len(flat))
     whole = len(flat) // rows * rows
     result = np.empty((len(flat), matrix.shape[1]), flat.dtype)
     np.matmul(flat[:whole].reshape(-1, rows, len(matrix)), matrix, out=result[:whole].reshape(-1, rows, matrix.shape[1]))
-    np.matmul(flat[whole:], matrix, out=result[whole:])
+    if whole < len(flat):
+        np.matmul(flat[-rows:], matrix, out=result[-rows:])  # overlaps the last block: a rest of few rows would start threads
     return result.reshape(*values.shape[:-1], matrix.shape[1])
