@@ -95,12 +95,14 @@ def gpu_conjugate_gradient(operator: Callable[[Any], Any], rhs: Any, iterations:
     state = cupy.empty(iterations + 2)
     kernels["dot"](*grid, (residual, residual, size, energy))
     kernels["begin"](*grid, (energy, np.float64(tolerance**2), state))
-    for index in range(iterations):
-        iteration = np.int32(index)
-        image = cupy.ascontiguousarray(operator(direction), dtype=residual.dtype)
-        kernels["dot"](*grid, (direction, image, size, curvature))
-        kernels["update"](*grid, (solution, residual, direction, image, size, curvature, state, iteration, energy))
-        kernels["turn"](*grid, (direction, residual, size, energy, state, iteration))
+    dot, update, turn = kernels["dot"], kernels["update"], kernels["turn"]
+    for iteration in np.arange(iterations, dtype=np.int32):
+        image = operator(direction)
+        if image.dtype != residual.dtype or not image.flags.c_contiguous:
+            image = cupy.ascontiguousarray(image, dtype=residual.dtype)
+        dot(*grid, (direction, image, size, curvature))
+        update(*grid, (solution, residual, direction, image, size, curvature, state, iteration, energy))
+        turn(*grid, (direction, residual, size, energy, state, iteration))
     return solution
 
 
