@@ -110,12 +110,12 @@ def test_all_solvers_find_the_same_image() -> None:
     maps, mask = birdcage_coils(3, (12, 14)).astype("complex128"), mask_of((12, 14), centre=6)
     kspace = random_complex(maps.shape, 1, "complex128") * mask
     encoding = encode(maps, mask=mask)
-    tv, l1 = TotalVariation(0.2, iterations=40), L1(0.2)
+    tv, l1 = TotalVariation(0.2, iterations=30), L1(0.2)
     for functional, solvers in ((tv, ("admm", "primal_dual", "fista")), (l1, ("fista", "admm", "primal_dual"))):
-        images = [compressed_sensing(encoding, kspace, functional, 150, solver) for solver in solvers]  # type: ignore[arg-type]
+        images = [compressed_sensing(encoding, kspace, functional, 100, solver) for solver in solvers]  # type: ignore[arg-type]
         assert relative_error(images[0], images[1]) < 5e-3
         assert relative_error(images[0], images[2]) < 5e-3
-        assert np.array_equal(compressed_sensing(encoding, kspace, functional, 150), images[0])
+        assert np.array_equal(compressed_sensing(encoding, kspace, functional, 100), images[0])
 
         def objective(x: np.ndarray, functional: Any = functional) -> float:
             return 0.5 * float(np.linalg.norm(encoding(x) - kspace) ** 2) + float(functional(x))
@@ -200,7 +200,7 @@ def test_series_use_what_frames_share(series: Any) -> None:
 
 def test_low_rank_and_sparse_parts_meet_their_conditions(series: Any) -> None:
     _, maps, mask, kspace = series
-    low, sparse = low_rank_plus_sparse(kspace[:, :2], maps[:2], mask=mask, low_rank=0.05, sparse=0.05, iterations=400)
+    low, sparse = low_rank_plus_sparse(kspace[:, :2], maps[:2], mask=mask, low_rank=0.05, sparse=0.05, iterations=250)
     encoding = encode(maps[:2], mask=mask)
     slope = encoding.adjoint(kspace[:, :2] - encoding(low + sparse))
     rhs = encoding.adjoint(kspace[:, :2])
@@ -211,19 +211,20 @@ def test_low_rank_and_sparse_parts_meet_their_conditions(series: Any) -> None:
     assert (np.abs(fftc(sparse, 0)) > 1e-6 * np.abs(fftc(sparse, 0)).max()).mean() < 0.5
 
 
-def test_frames_take_a_trajectory_each() -> None:
-    maps = birdcage_coils(3, (16, 16)).astype("complex128")
+@pytest.mark.parametrize(("dtype", "bound"), [("complex64", 1e-5), ("complex128", 1e-12)])
+def test_frames_take_a_trajectory_each(dtype: str, bound: float) -> None:
+    maps = birdcage_coils(3, (16, 16)).astype(dtype)
     trajectory = radial_trajectory(16, 8, ordering="golden").reshape(2, -1, 2)
     weights = np.random.default_rng(0).uniform(0.1, 1, trajectory.shape[:2])
     encoding = encode(maps, trajectory, weights=weights)
     assert isinstance(encoding, Frames)
-    x, y = random_complex((2, 16, 16), 1, "complex128"), random_complex((2, 3, trajectory.shape[1]), 2, "complex128")
+    x, y = random_complex((2, 16, 16), 1, dtype), random_complex((2, 3, trajectory.shape[1]), 2, dtype)
     image, back = encoding(x), encoding.H(y)
-    assert abs(np.vdot(y, image) - np.vdot(back, x)) < 1e-12 * np.linalg.norm(image) * np.linalg.norm(y)
-    assert relative_error(encoding.adjoint(image), encoding.gram(x)) < 1e-10
-    assert relative_error(Encoding(maps, trajectory[1], weights=weights[1])(x[1]), image[1]) < 1e-12
+    assert abs(np.vdot(y, image) - np.vdot(back, x)) < bound * np.linalg.norm(image) * np.linalg.norm(y)
+    assert relative_error(encoding.adjoint(image), encoding.gram(x)) < 1e-5
+    assert relative_error(Encoding(maps, trajectory[1], weights=weights[1])(x[1]), image[1]) < bound
     kspace = np.stack([part.weigh(y[n]) for n, part in enumerate(encoding.operators)])  # type: ignore[attr-defined]
-    assert relative_error(encoding.adjoint(kspace), adjoint(y, maps, trajectory, weights=weights)) < 1e-12
+    assert relative_error(encoding.adjoint(kspace), adjoint(y, maps, trajectory, weights=weights)) < bound
     with pytest.raises(ValueError, match="frames"):
         encoding(x[:1])
 

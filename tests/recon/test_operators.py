@@ -18,6 +18,7 @@ from recon.operators.stack import Stack
 from recon.operators.temporal import TemporalFourier
 from recon.operators.wavelet import Wavelet
 from recon.phantoms import birdcage_coils
+from recon.spirit import SpiritConsistency
 from tests.recon.conftest import random_complex, random_trajectory, relative_error
 
 SHAPE, VOLUME, COILS, SAMPLES = (12, 10), (6, 5, 4), 3, 150
@@ -36,6 +37,7 @@ VALUES = random_complex(SHAPE, 9, "complex128")
 Make = Callable[[str], LinearOperator]
 OPERATORS: dict[str, tuple[Make, tuple[int, ...], tuple[int, ...]]] = {
     "fourier": (lambda d: Fourier(2), SHAPE, SHAPE),
+    "spirit": (lambda d: SpiritConsistency(random_complex((COILS, COILS, 3, 5), 7, d), SHAPE), (COILS, *SHAPE), (COILS, *SHAPE)),
     "fourier_mask": (lambda d: Fourier(2, MASK), SHAPE, SHAPE),
     "nufft": (lambda d: Nufft(POINTS, SHAPE), SHAPE, (SAMPLES,)),
     "nufft_3d": (lambda d: Nufft(POINTS_3D, VOLUME), VOLUME, (SAMPLES,)),
