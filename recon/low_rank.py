@@ -10,6 +10,7 @@ from recon.fourier import fftc, ifftc
 from recon.functionals.low_rank import NuclearNorm
 from recon.functionals.norms import L1
 from recon.namespace import namespace
+from recon.operators.cartesian_gram import CartesianGram
 from recon.solvers.fista import fista
 
 
@@ -47,7 +48,7 @@ def low_rank_plus_sparse(
     if is_tensor(kspace):
         raise ValueError("low_rank_plus_sparse takes NumPy arrays")
     encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights)
-    gram, space = encoding.gram, namespace(rhs)
+    gram, space = CartesianGram.of(encoding, rhs), namespace(rhs)
     spectral = np.linalg.norm(rhs.reshape(len(rhs), -1), 2)
     nuclear = NuclearNorm(low_rank * float(spectral))
     peaks = L1(sparse * float(np.abs(fftc(rhs, 0)).max()))

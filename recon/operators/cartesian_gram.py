@@ -10,6 +10,7 @@ import scipy.fft
 from recon.arrays import Array, complex_dtype, real_dtype
 from recon.operators.encoding import Encoding, _coil_by_coil
 from recon.operators.fourier import Fourier
+from recon.operators.frames import Frames
 from recon.operators.linear import LinearOperator
 
 
@@ -35,6 +36,8 @@ class CartesianGram(LinearOperator):
     @staticmethod
     def of(encoding: LinearOperator, like: Array) -> LinearOperator:
         """This class where it can stand for `encoding.gram` on arrays such as `like`, else that."""
+        if isinstance(encoding, Frames):
+            return Frames([CartesianGram.of(part, like) for part in encoding.operators])
         return CartesianGram(encoding) if isinstance(like, np.ndarray) and _fits(encoding) else encoding.gram
 
     def forward(self, x: Array) -> Array:
