@@ -1,4 +1,4 @@
-"""Run the benchmarks side by side with the peers: ``python scripts/bench.py [wire|recon|service ...]`` (default: all)."""
+"""Run the benchmarks side by side with the peers: ``python scripts/bench.py [PART ...]`` (default: all of `PARTS`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PARTS = ("wire", "recon", "service")
+PARTS = ("wire", "recon", "coils", "compressed_sensing", "service")
 
 
 def main() -> None:
