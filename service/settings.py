@@ -6,6 +6,7 @@ Each setting has one name everywhere: ``send_seconds: 60`` in YAML, ``RECONSTREA
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 PREFIX = "RECONSTREAM_"
 NOT_SETTINGS = ("CONFIGS", "SETTINGS")
 """Environment variables with the prefix that mean something else: further config folders; the settings file."""
+
+SERVICE_LINK = re.compile(PREFIX + r"SERVICE_(HOST|PORT)\w*|" + PREFIX + r"PORT_\d+_\w+")
+"""Variables (besides ``RECONSTREAM_PORT=tcp://…``) that Kubernetes gives every container beside a service called reconstream."""
 
 
 class SettingsError(ValueError):
@@ -104,7 +108,11 @@ def _read(text: bytes, place: str) -> dict[str, Any]:
 
 def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """Settings from ``RECONSTREAM_*``; an empty value stands for none."""
-    names = {key.removeprefix(PREFIX): value for key, value in environment.items() if key.startswith(PREFIX)}
+    names = {
+        key.removeprefix(PREFIX): value
+        for key, value in environment.items()
+        if key.startswith(PREFIX) and not (SERVICE_LINK.fullmatch(key) or "://" in value)
+    }
     values = {key.lower(): value or None for key, value in names.items() if key not in NOT_SETTINGS}
     unknown = [name for name in values if name not in Settings.model_fields]
     if unknown:

@@ -14,14 +14,14 @@ settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("RECONSTREAM_SHARED", ROOT.parent / "shared"))
+SHARED = Path(os.environ.get("SHARED_MATERIAL", ROOT.parent / "shared"))
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with raw data and reference arrays; the test is skipped where it is missing."""
     if not SHARED.is_dir():
-        pytest.skip(f"no reference material at {SHARED} (set RECONSTREAM_SHARED to its folder)")
+        pytest.skip(f"no reference material at {SHARED} (set SHARED_MATERIAL to its folder)")
     return SHARED
 
 

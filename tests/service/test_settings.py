@@ -161,3 +161,13 @@ def test_answers() -> None:
     for key in ("build", "info", "info::python", "info::cuda", "cuda::driver", "cuda::runtime", "cuda::memory", "cuda::capabilities"):
         assert answer(f"gadgetron::{key}") != UNKNOWN
     assert answer("gadgetron::secrets") == UNKNOWN
+
+
+def test_links_that_kubernetes_sets_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "tcp://10.0.0.7:9002"
+    for name in ("PORT", "PORT_9002_TCP", "PORT_9002_TCP_ADDR", "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_MRD"):
+        monkeypatch.setenv(f"RECONSTREAM_{name}", address if name.startswith("PORT") else "10.0.0.7")
+    assert Settings.load().port == 9002
+    monkeypatch.setenv("RECONSTREAM_PORTS", "1")
+    with pytest.raises(SettingsError, match="RECONSTREAM_PORTS"):
+        Settings.load()
