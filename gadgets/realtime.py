@@ -83,10 +83,14 @@ class RealtimeRecon(NonCartesianGadget):
 
 def _entries(items: Stream, reconstruction: Reconstruction, gathering: RepetitionFrames | WindowFrames) -> Iterator[Frame | Item]:
     """The frames, each as soon as it is complete, and all items that are no acquisitions, in order."""
+    rehearsed = False
     for item in items:
         if isinstance(item, Acquisition):
             readout = reconstruction.readout(item)
             if readout is not None:
+                if not rehearsed:
+                    reconstruction.rehearse(readout)
+                    rehearsed = True
                 yield from gathering.add(readout)
         else:
             yield item

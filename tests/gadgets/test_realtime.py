@@ -333,3 +333,14 @@ def test_noise_readouts_are_in_no_frame(scan: list[Acquisition]) -> None:
     noise = readout(np.ones((COILS, 64)), None, 0, [Flag.IS_NOISE_MEASUREMENT])
     found = images([noise, *scan[:3], noise, *scan[3:SPOKES]], frame_readouts=SPOKES)
     assert [one.data.tobytes() for one in found] == [images(scan[:SPOKES])[0].data.tobytes()]
+
+
+def test_the_rehearsal_before_the_first_frame_changes_no_image(scan: list[Acquisition], monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed = []
+    original = Reconstruction.rehearse
+    monkeypatch.setattr(Reconstruction, "rehearse", lambda self, readout: (rehearsed.append(1), original(self, readout)))
+    with_rehearsal = [image.data for image in images(scan)]
+    monkeypatch.setattr(Reconstruction, "rehearse", lambda self, readout: None)
+    without = [image.data for image in images(scan)]
+    assert rehearsed == [1]
+    np.testing.assert_array_equal(with_rehearsal, without)
