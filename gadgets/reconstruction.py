@@ -264,7 +264,7 @@ class Reconstruction:
         trajectory = to_grid(readout.trajectory, self.gadget.trajectory_unit, self.context.header.encoding(space), grid)
         trajectory = trajectory[(np.abs(trajectory) <= np.float32(np.pi)).all(axis=1)]
         coils = min(len(readout.data), self.gadget.coils or len(readout.data))
-        if len(trajectory):
+        if len(trajectory) and len(grid.shape) == 2:  # of a volume it would take longer than the frame
             nothing = np.zeros((coils, len(trajectory)), np.complex64)
             nothing[:, 0] = 1  # of nothing at all, CG would have nothing to do
             cg_sense(nothing, trajectory, np.ones((coils, *grid.shape), np.complex64), REHEARSAL)
