@@ -78,3 +78,12 @@ def test_after_a_failure_the_rest_is_not_read(scan: simulate.Scan) -> None:
 
     with pytest.raises(ReconstructionError, match="header"):
         reconstruct(endless(), SIMPLE, header=b"<ismrmrdHeader/>")
+
+
+def test_the_noise_of_a_scan_is_kept_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = simulate.cartesian((16, 16), 2, acceleration=1)
+    monkeypatch.setenv("RECONSTREAM_STORAGE", str(tmp_path / "kept"))
+    path = tmp_path / "scan.h5"
+    scan.save(path)
+    reconstruct(path, "cartesian.xml")
+    assert [kept.suffix for kept in (tmp_path / "kept").iterdir()] == [".npz"]
