@@ -1,0 +1,1 @@
+"""Quantitative MRI: maps of tissue parameters from series of contrasts."""

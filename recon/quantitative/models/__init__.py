@@ -1,0 +1,1 @@
+"""Signal models, one a file."""
