@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from recon.arrays import Array, is_tensor
-from recon.compressed_sensing import _prepare, largest_eigenvalue
+from recon.arrays import Array
+from recon.compressed_sensing import _number, _prepare, largest_eigenvalue
 from recon.fourier import fftc, ifftc
-from recon.functionals.low_rank import NuclearNorm
+from recon.functionals.low_rank import NuclearNorm, _singular_values
 from recon.functionals.norms import L1
 from recon.namespace import namespace
 from recon.operators.cartesian_gram import CartesianGram
@@ -45,13 +45,11 @@ def low_rank_plus_sparse(
     series = np.ndim(kspace) - np.ndim(maps) + (0 if trajectory is None else np.ndim(maps) - 2) == 1
     if not series or (trajectory is not None and np.ndim(trajectory) != 3):
         raise ValueError("low rank plus sparse needs frames: kspace [frame, coil, ...] and a trajectory or mask with an axis of frames")
-    if is_tensor(kspace):
-        raise ValueError("low_rank_plus_sparse takes NumPy arrays")
     encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights)
     gram, space = CartesianGram.of(encoding, rhs), namespace(rhs)
-    spectral = np.linalg.norm(rhs.reshape(len(rhs), -1), 2)
-    nuclear = NuclearNorm(low_rank * float(spectral))
-    peaks = L1(sparse * float(np.abs(fftc(rhs, 0)).max()))
+    spectral = space.max(_singular_values(space.reshape(rhs, (int(rhs.shape[0]), -1))))
+    nuclear = NuclearNorm(low_rank * _number(spectral))
+    peaks = L1(sparse * _number(space.max(space.abs(fftc(rhs, 0)))))
 
     def gradient(both: Array) -> Array:
         residual = gram(both[0] + both[1]) - rhs
@@ -62,5 +60,6 @@ def low_rank_plus_sparse(
 
     # The sum of two variables: twice the largest eigenvalue.
     bound = 2 * largest_eigenvalue(encoding, gram, rhs)
-    both = fista(gradient, prox, np.zeros((2, *rhs.shape), rhs.dtype), 1 / bound, iterations, tolerance)
+    start = space.stack([space.zeros_like(rhs)] * 2, 0)
+    both = fista(gradient, prox, start, 1 / bound, iterations, tolerance)
     return both[0], both[1]

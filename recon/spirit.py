@@ -7,35 +7,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recon.arrays import Array, like
+from recon.arrays import Array, is_tensor, like
 from recon.fourier import fftc, ifftc
+from recon.namespace import namespace
 from recon.operators.linear import LinearOperator
 from recon.solvers.conjugate_gradient import conjugate_gradient
 from recon.waves import along_axes, waves
 
 
-class SpiritConsistency(LinearOperator):
-    """G - I on coil images `[..., coil, *image]`: the convolution of k-space as a matrix of the coils at every pixel.
+class _CoilMatrices(LinearOperator):
+    """A matrix of the coils at every pixel, `matrices` `[*image, coil, coil]`, on coil images `[..., coil, *image]`."""
 
-    Args:
-        kernel: `[target, source, *offset]` of odd sizes from `calibrate`.
-        image_shape: pixels per axis.
-    """
-
-    def __init__(self, kernel: np.ndarray, image_shape: Sequence[int]) -> None:
-        self.image_shape = tuple(image_shape)
-        rank = len(self.image_shape)
-        double = [waves(n, size // 2, np.dtype(np.complex128))[:, ::-1] for n, size in zip(image_shape, kernel.shape[2:], strict=True)]
-        matrices = along_axes(double, kernel.astype(np.complex128))
-        matrices = np.moveaxis(matrices, (0, 1), (-2, -1)) - np.eye(len(kernel))
-        self.matrices = np.ascontiguousarray(matrices.astype(kernel.dtype))
-        self.rank = rank
+    def __init__(self, matrices: np.ndarray) -> None:
+        self.matrices = matrices
+        self.rank = matrices.ndim - 2
 
     def forward(self, x: Array) -> Array:
         return self._apply(like(self.matrices, x), x)
 
     def adjoint(self, y: Array) -> Array:
         return self._apply(like(self.matrices.conj().swapaxes(-1, -2), y), y)
+
+    @property
+    def gram(self) -> LinearOperator:
+        return _SelfAdjoint(self.matrices.conj().swapaxes(-1, -2) @ self.matrices)
 
     def _apply(self, matrices: Array, x: Array) -> Array:
         coil = -self.rank - 1
@@ -49,6 +44,29 @@ class SpiritConsistency(LinearOperator):
         vectors = tf.transpose(x, [*lead, *image, len(lead)])
         result = tf.linalg.matvec(tf.cast(matrices, x.dtype), vectors)
         return tf.transpose(result, [*lead, axes[-1], *axes[len(lead) : -1]])
+
+
+class _SelfAdjoint(_CoilMatrices):
+    """Hermitian matrices."""
+
+    def adjoint(self, y: Array) -> Array:
+        return self.forward(y)
+
+
+class SpiritConsistency(_CoilMatrices):
+    """G - I on coil images `[..., coil, *image]`: the convolution of k-space as a matrix of the coils at every pixel.
+
+    Args:
+        kernel: `[target, source, *offset]` of odd sizes from `calibrate`.
+        image_shape: pixels per axis.
+    """
+
+    def __init__(self, kernel: np.ndarray, image_shape: Sequence[int]) -> None:
+        shape = tuple(image_shape)
+        double = [waves(n, size // 2, np.dtype(np.complex128))[:, ::-1] for n, size in zip(shape, kernel.shape[2:], strict=True)]
+        matrices = along_axes(double, kernel.astype(np.complex128))
+        matrices = np.moveaxis(matrices, (0, 1), (-2, -1)) - np.eye(len(kernel))
+        super().__init__(np.ascontiguousarray(matrices.astype(kernel.dtype)))
 
 
 def calibrate(calibration: np.ndarray, kernel_size: int | Sequence[int] = 5, regularisation: float = 0.01) -> np.ndarray:
@@ -79,59 +97,117 @@ def calibrate(calibration: np.ndarray, kernel_size: int | Sequence[int] = 5, reg
     gram = patches.conj().T @ patches
     gram += regularisation * np.trace(gram).real / len(gram) * np.eye(len(gram))
     middle = math.prod(size) // 2
-    kernel = np.zeros((coils, coils * math.prod(size)), np.complex128)
-    for coil in range(coils):
-        own = coil * math.prod(size) + middle
-        others = np.delete(np.arange(len(gram)), own)
-        kernel[coil, others] = np.linalg.solve(gram[np.ix_(others, others)], gram[others, own])
+    own = np.arange(coils) * math.prod(size) + middle
+    # Least squares without the own sample: the column of the inverse that belongs to it, scaled to -1 there.
+    columns = np.linalg.solve(gram, np.eye(len(gram))[:, own])
+    kernel: np.ndarray = -(columns / columns[own, range(coils)]).T
+    kernel[range(coils), own] = 0
     return kernel.reshape(coils, coils, *size).astype(calibration.dtype)
 
 
 def spirit(
-    kspace: np.ndarray,
+    kspace: Array,
     mask: np.ndarray | None = None,
     calibration: int | Sequence[int] = 24,
     kernel_size: int | Sequence[int] = 5,
     iterations: int = 30,
     regularisation: float = 0.01,
     tolerance: float = 1e-4,
-) -> np.ndarray:
-    """Fill the missing samples: minimise |(G - I) x|^2 with the measured samples of x kept as they are.
-
-    Lustig and Pauly, Magn. Reson. Med. 64 (2010), equation 10, by conjugate gradients over the missing samples.
+) -> Array:
+    """Calibrate the kernel on the centre of k-space (`calibrate`), then fill the missing samples (`fill`).
 
     Args:
-        kspace: complex `[coil, *image]`, zero where nothing was sampled.
-        mask: `[*image]`; None takes samples that are 0 in all coils as missing.
+        kspace: complex `[coil, *image]`, zero where nothing was sampled; array or tensor.
+        mask, iterations, tolerance: see `fill`.
         calibration: size of the fully sampled centre, one number or one for each axis (larger than an axis: all of it).
         kernel_size, regularisation: see `calibrate`.
+
+    Returns:
+        k-space `[coil, *image]`, complete.
+
+    Raises:
+        ValueError: the centre is not fully sampled, or see `calibrate`; inside `tf.function`, where the kernel must be
+            calibrated beforehand.
+    """
+    values = _values(kspace)
+    shape = values.shape[1:]
+    sampled = _sampled(values, mask)
+    sizes = (calibration,) * len(shape) if isinstance(calibration, int) else tuple(calibration)
+    region = tuple(slice(max(n // 2 - size // 2, 0), n // 2 - size // 2 + size) for n, size in zip(shape, sizes, strict=True))
+    if not sampled[region].all():
+        raise ValueError(f"the centre of {sizes} samples is not fully sampled; give a smaller calibration, or one for each axis")
+    everywhere: tuple[slice, ...] = (slice(None), *region)
+    return fill(kspace, calibrate(values[everywhere], kernel_size, regularisation), sampled, iterations, tolerance)
+
+
+def fill(kspace: Array, kernel: np.ndarray, mask: np.ndarray | None = None, iterations: int = 30, tolerance: float = 1e-4) -> Array:
+    """Fill the missing samples: minimise |(G - I) x|^2 with the measured samples of x kept as they are.
+
+    Lustig and Pauly, Magn. Reson. Med. 64 (2010), equation 10, by conjugate gradients over the missing samples. A volume
+    with fully sampled readouts (its last axis) is solved slice by slice along them.
+
+    Args:
+        kspace: complex `[coil, *image]`, zero where nothing was sampled; array or tensor (also inside `tf.function`).
+        kernel: of `calibrate`.
+        mask: `[*image]`; None takes samples that are 0 in all coils as missing.
         iterations, tolerance: of the conjugate gradients.
 
     Returns:
         k-space `[coil, *image]`, complete.
 
     Raises:
-        ValueError: the centre is not fully sampled, or see `calibrate`.
+        ValueError: the kernel does not fit.
     """
-    shape = kspace.shape[1:]
-    rank, axes = len(shape), tuple(range(-len(shape), 0))
-    sampled = np.broadcast_to((kspace != 0).any(0) if mask is None else np.asarray(mask, bool), shape)
-    sizes = (calibration,) * rank if isinstance(calibration, int) else tuple(calibration)
-    region = tuple(slice(max(n // 2 - size // 2, 0), n // 2 - size // 2 + size) for n, size in zip(shape, sizes, strict=True))
-    if not sampled[region].all():
-        raise ValueError(f"the centre of {sizes} samples is not fully sampled; give a smaller calibration, or one for each axis")
-    everywhere: tuple[slice, ...] = (slice(None), *region)
-    centre = kspace[everywhere]
-    consistency = SpiritConsistency(calibrate(centre, kernel_size, regularisation), shape)
-    missing = (~sampled).astype(kspace.real.dtype)
+    shape = tuple(int(n) for n in kspace.shape[1:])
+    if kernel.ndim != len(shape) + 2 or kernel.shape[1] != kspace.shape[0]:
+        raise ValueError(f"a kernel {kernel.shape} ([target, source, *offset]) does not fit k-space {tuple(kspace.shape)}")
+    sampled = _sampled(kspace, mask)
+    if sampled.all():
+        return kspace
+    if len(shape) == 3 and (sampled == sampled[..., :1]).all():
+        return _slices(kspace, kernel, sampled[..., 0], iterations, tolerance)
+    return _filled(kspace, kernel, sampled, iterations, tolerance)
 
-    def normal(samples: np.ndarray) -> np.ndarray:
-        image = ifftc(samples, axes)
-        result: np.ndarray = missing * fftc(consistency.adjoint(consistency(image)), axes)
-        return result
 
-    measured = np.where(sampled, kspace, np.zeros((), kspace.dtype))
-    if not missing.any():
-        return measured
-    filled: np.ndarray = measured + conjugate_gradient(normal, -normal(measured), iterations, tolerance)
-    return filled
+def _filled(kspace: Array, kernel: np.ndarray, sampled: np.ndarray, iterations: int, tolerance: float) -> Array:
+    space, axes = namespace(kspace), tuple(range(-sampled.ndim, 0))
+    gram, zero = SpiritConsistency(kernel, sampled.shape).gram, space.zeros_like(kspace)
+
+    def normal(samples: Array) -> Array:
+        return space.where(sampled, zero, fftc(gram(ifftc(samples, axes)), axes))
+
+    measured = space.where(sampled, kspace, zero)
+    return measured + conjugate_gradient(normal, -normal(measured), iterations, tolerance)
+
+
+def _slices(kspace: Array, kernel: np.ndarray, sampled: np.ndarray, iterations: int, tolerance: float) -> Array:
+    """A volume as slices at every position along its last axis, where the kernel is one of two dimensions."""
+    n = int(kspace.shape[-1])
+    hybrid = ifftc(kspace, -1)
+    kernels = along_axes([waves(n, kernel.shape[-1] // 2, np.dtype(np.complex128))[:, ::-1]], kernel.astype(np.complex128))
+    kernels = kernels.astype(kernel.dtype)
+    filled: list[Array] = [None] * n
+
+    def fill_slice(index: int) -> None:
+        filled[index] = _filled(hybrid[..., index], kernels[..., index], sampled, iterations, tolerance)
+
+    if is_tensor(kspace):
+        for index in range(n):
+            fill_slice(index)
+    else:
+        from recon.nufft import run_each
+
+        run_each(fill_slice, n)
+    return fftc(namespace(kspace).stack(filled, -1), -1)
+
+
+def _sampled(kspace: Array, mask: np.ndarray | None) -> np.ndarray:
+    shape = tuple(int(n) for n in kspace.shape[1:])
+    return np.broadcast_to((_values(kspace) != 0).any(0) if mask is None else np.asarray(mask, bool), shape)
+
+
+def _values(kspace: Array) -> np.ndarray:
+    try:
+        return np.asarray(kspace)
+    except NotImplementedError as error:
+        raise ValueError("inside tf.function, calibrate beforehand and call fill with kernel and mask") from error

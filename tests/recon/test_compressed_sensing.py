@@ -211,6 +211,13 @@ def test_low_rank_and_sparse_parts_meet_their_conditions(series: Any) -> None:
     assert (np.abs(fftc(sparse, 0)) > 1e-6 * np.abs(fftc(sparse, 0)).max()).mean() < 0.5
 
 
+def test_low_rank_plus_sparse_takes_tensors(tf: Any, series: Any) -> None:
+    _, maps, mask, kspace = series
+    expected = low_rank_plus_sparse(kspace[:, :2], maps[:2], mask=mask, iterations=5)
+    found = low_rank_plus_sparse(tf.constant(kspace[:, :2]), tf.constant(maps[:2]), mask=mask, iterations=5)
+    assert all(relative_error(one, other.numpy()) < 1e-4 for one, other in zip(expected, found, strict=True))
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [("complex64", 1e-5), ("complex128", 1e-12)])
 def test_frames_take_a_trajectory_each(dtype: str, bound: float) -> None:
     maps = birdcage_coils(3, (16, 16)).astype(dtype)

@@ -10,7 +10,7 @@ import pytest
 from recon.fourier import fftc, ifftc
 from recon.metrics import nrmse
 from recon.phantoms import birdcage_coils, shepp_logan
-from recon.spirit import SpiritConsistency, calibrate, spirit
+from recon.spirit import SpiritConsistency, _filled, calibrate, fill, spirit
 from tests.recon.conftest import random_complex, relative_error
 
 
@@ -74,11 +74,52 @@ def test_missing_lines_are_filled_and_measured_ones_kept(full: np.ndarray) -> No
     assert np.array_equal(spirit(full), full)
 
 
+def test_the_kernel_is_the_least_squares_one() -> None:
+    region = random_complex((2, 7, 8), 1, "complex128")
+    kernel = calibrate(region, (3, 5), 0.1)
+    windows = np.lib.stride_tricks.sliding_window_view(region, (3, 5), axis=(1, 2))
+    patches = np.moveaxis(windows, 0, 2).reshape(-1, 30)
+    damping = 0.1 * np.linalg.norm(patches) ** 2 / 30
+    for coil, own in ((0, 7), (1, 22)):
+        others = np.delete(patches, own, axis=1)
+        stacked = np.vstack([others, np.sqrt(damping) * np.eye(29)])
+        expected = np.linalg.lstsq(stacked, np.append(patches[:, own], np.zeros(29)), rcond=None)[0]
+        assert relative_error(expected, np.delete(kernel[coil].ravel(), own)) < 1e-10
+
+
+def test_a_volume_is_solved_slice_by_slice() -> None:
+    shape = (20, 18, 12)
+    depth = np.exp(-((np.linspace(-1, 1, 20)[:, None, None] - np.array([-1, 1, 0]).repeat(2)[:, None, None, None]) ** 2))
+    truth = np.hanning(22)[1:-1, None, None] * shepp_logan(shape[1:])
+    full = fftc((birdcage_coils(6, shape[1:])[:, None] * depth * truth).astype(np.complex128), (-3, -2, -1))
+    mask = np.random.default_rng(0).uniform(size=shape[:2]) < 0.5
+    mask[4:16, 3:15] = True
+    mask = np.broadcast_to(mask[..., None], shape)
+    kernel = calibrate(full[:, 4:16, 3:15, :], (3, 3, 3), 1e-4)
+    found = fill(full * mask, kernel, mask, 200, 1e-6)
+    assert relative_error(_filled(full * mask, kernel, mask, 400, 1e-6), found) < 1e-3
+    assert nrmse(full, found) < 0.3 * nrmse(full, full * mask)
+
+
+def test_tensors_are_filled(tf: Any, full: np.ndarray) -> None:
+    mask = np.zeros(full.shape[1:], bool)
+    mask[::2] = mask[22:42] = True
+    expected = spirit(full * mask, mask, (20, 60))
+    assert relative_error(expected, spirit(tf.constant(full * mask), None, (20, 60)).numpy()) < 1e-4
+    kernel = calibrate(full[:, 22:42], 5, 0.01)
+    graph = tf.function(lambda samples: fill(samples, kernel, mask))
+    assert relative_error(expected, graph(tf.constant(full * mask)).numpy()) < 1e-4
+    with pytest.raises(ValueError, match="beforehand"):
+        tf.function(lambda samples: spirit(samples, mask, (20, 60)))(tf.constant(full))
+
+
 def test_bad_input_is_explained(full: np.ndarray) -> None:
     mask = np.zeros(full.shape[1:], bool)
     mask[::2] = True
     with pytest.raises(ValueError, match="fully sampled"):
         spirit(full * mask, mask)
+    with pytest.raises(ValueError, match="fit"):
+        fill(full, np.zeros((3, 3, 5, 5)))
     with pytest.raises(ValueError, match="odd"):
         calibrate(full, 4)
     with pytest.raises(ValueError, match="smaller"):
