@@ -4,60 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from gadgets.base import Gadget, Stream, parameter
-from gadgets.generic import IGNORED, CalibrationMode, calibration_mode, describe_images, image_array, image_axes
+from gadgets.base import Stream, parameter
+from gadgets.coil_maps import CoilMapGadget, zero_filled
+from gadgets.generic import CalibrationMode, calibration_mode, describe_images, image_array
 from gadgets.header import Encoding, Header
 from gadgets.items import ImageArray, Item, ReconBit, ReconBuffer, ReconData
-from recon.coils import inati
 from recon.filters import apply_windows, reference_window
-from recon.fourier import ifftc
 from recon.grappa import calibrate, gfactor, reconstruct, unmixing
-from recon.local_svd import local_svd_maps
 
 _WHERE_FLAGS = (
     "calibration lines are the readouts flagged IS_PARALLEL_CALIBRATION (20) or IS_PARALLEL_CALIBRATION_AND_IMAGING (21); "
     "set these flags in the sequence or the converter"
 )
-
-
-class _CartesianRecon(Gadget):
-    """Properties and coil maps that the reconstructions share."""
-
-    ignored = IGNORED
-
-    image_series: int = parameter(0, help="number of the image series before the first")
-    coil_map_algorithm: Literal["Inati", "Inati_Iter"] = parameter(
-        "Inati", help="sensitivity maps from a decomposition of every neighbourhood (Inati) or by iteration (Inati_Iter)"
-    )
-    coil_map_kernel_size_readout: int = parameter(7, unit="pixels", ge=1, help="neighbourhood for the maps in the image plane")
-    coil_map_kernel_size_phase: int = parameter(5, unit="pixels", ge=1, help="neighbourhood for the maps along E2")
-    coil_map_num_iter: int = parameter(10, ge=1, help="iterations of Inati_Iter")
-    coil_map_thres_iter: float = parameter(1e-4, ge=0, help="relative change that stops Inati_Iter")
-
-    def _maps(self, kspace: np.ndarray) -> np.ndarray:
-        """Sensitivities of low-resolution k-spaces ``[LOC, S, N, CHA, E2, E1, E0]``, same shape."""
-        images: np.ndarray = ifftc(kspace, image_axes(kspace))
-        maps = np.empty_like(images)
-        flat = images.shape[-3] == 1
-        plane = self.coil_map_kernel_size_readout
-        size = (plane, plane) if flat else (self.coil_map_kernel_size_phase, plane, plane)
-        for where in np.ndindex(*images.shape[:3]):
-            coils = images[where][:, 0] if flat else images[where]
-            found = self._estimate(coils, size)
-            maps[where] = found[:, None] if flat else found
-        return maps
-
-    def _estimate(self, images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-        maps: np.ndarray
-        if self.coil_map_algorithm == "Inati":
-            maps = local_svd_maps(images, size)
-        else:
-            maps = inati(images, size, self.coil_map_num_iter, self.coil_map_thres_iter, rank=len(size))
-        return maps
 
 
 def _low_resolution(ref: ReconBuffer, shape: tuple[int, ...], mode: CalibrationMode) -> np.ndarray:
@@ -82,23 +43,10 @@ def _low_resolution(ref: ReconBuffer, shape: tuple[int, ...], mode: CalibrationM
         start = center - size // 2
         block = np.take(block, range(start, start + size), axis=axis + 4)
         windows[axis] = reference_window(size, 0, size - 1)
-    return _zero_filled(apply_windows(block, windows), recon)
+    return zero_filled(apply_windows(block, windows), recon)
 
 
-def _zero_filled(kspace: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros around k-space up to `shape` along the last three axes, the centre kept at n // 2."""
-    if any(m > n for n, m in zip(shape, kspace.shape[-3:], strict=True)):
-        raise ValueError(
-            f"the calibration k-space {kspace.shape[-3:]} (E2, E1, RO) is larger than the imaging k-space {shape}; "
-            "check the encoding space of the calibration readouts and their oversampling"
-        )
-    full = np.zeros((*kspace.shape[:-3], *shape), kspace.dtype)
-    e2, e1, e0 = (slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(shape, kspace.shape[-3:], strict=True))
-    full[..., e2, e1, e0] = kspace
-    return full
-
-
-class CartesianFFT(_CartesianRecon):
+class CartesianFFT(CoilMapGadget):
     """Inverse Fourier transform and coil combination with maps of the calibration data. ReconData -> ImageArray."""
 
     stock = (("gadgetron_mricore", "GenericReconCartesianFFTGadget"),)
@@ -113,7 +61,7 @@ class CartesianFFT(_CartesianRecon):
                 ref = bit.ref if bit.ref is not None else bit.data
                 if space not in known or not _same(known[space], ref, bit.data.data.shape):
                     low = bit.data.data if bit.ref is None else _low_resolution(ref, bit.data.data.shape, calibration_mode(encoding))
-                    known[space] = ref, self._maps(low).conj()
+                    known[space] = ref, self.maps(low).conj()
                 images = _per_image(bit.data.data, known[space][1])
                 headers, metas = describe_images(bit, images.shape, items.header, space)
                 yield image_array(
@@ -158,7 +106,7 @@ class _Calibration:
     noise: np.ndarray | None
 
 
-class CartesianGrappa(_CartesianRecon):
+class CartesianGrappa(CoilMapGadget):
     """GRAPPA for 2D and 3D scans, with optional g-factor and SNR maps. ReconData -> ImageArray.
 
     Calibration data come with the buffer (see `ReferencePrep`); a buffer without any is reconstructed with those of an earlier one.
@@ -209,7 +157,7 @@ class CartesianGrappa(_CartesianRecon):
 
     def _calibrate(self, ref: ReconBuffer, shape: tuple[int, ...], encoding: Encoding) -> _Calibration:
         targets = self._targets(ref.data)
-        maps = self._maps(_low_resolution(ref, shape, calibration_mode(encoding))[:, :, :, :targets])
+        maps = self.maps(_low_resolution(ref, shape, calibration_mode(encoding))[:, :, :, :targets])
         acceleration = (encoding.acceleration[1] if shape[-3] > 1 else 1, encoding.acceleration[0])
         if max(acceleration) <= 1:
             return _Calibration(ref, maps.conj(), None)
