@@ -97,6 +97,17 @@ class SignalModel(ABC):
         voxels = images.shape[1:]
         return np.broadcast_to(start.reshape(-1, *[1] * len(voxels)), (len(start), *voxels)).astype(images.dtype)
 
+    def adapted(self, images: np.ndarray) -> SignalModel:
+        """The model with what it takes from the images ``[contrast, *voxels]`` beside start values, such as their phases.
+
+        Solvers ask for it once, before `guess`. Most models need nothing and return themselves.
+        """
+        return self
+
+    def scaled(self, factor: float) -> SignalModel:
+        """The model of data multiplied by `factor`: itself, unless fields carry the data's scale (the M0 image of ASL)."""
+        return self
+
     def maps(self, parameters: np.ndarray) -> dict[str, Map]:
         """What users want to see, by name, from fitted unknowns ``[unknown, *voxels]``: the unknowns themselves unless overridden."""
         return {
