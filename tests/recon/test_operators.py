@@ -12,6 +12,7 @@ from recon.operators import Encoding, Fourier, LinearOperator, Nufft, Sensitivit
 from recon.operators.diagonal import Diagonal, Identity, Mask
 from recon.operators.differences import FiniteDifference, Gradient, SymmetrisedGradient
 from recon.operators.off_resonance import OffResonance
+from recon.operators.off_resonance_gram import OffResonanceGram
 from recon.operators.phase import PhaseConstrained
 from recon.operators.sms import SMS, caipi_phases
 from recon.operators.stack import Stack
@@ -84,6 +85,7 @@ OPERATORS: dict[str, tuple[Make, tuple[int, ...], tuple[int, ...]]] = {
         SHAPE,
         (COILS, SAMPLES),
     ),
+    "off_resonance_gram": (lambda d: OffResonanceGram(MAPS.astype(d), POINTS, FIELD_MAP, TIMES, WEIGHTS), SHAPE, SHAPE),
     "sms": (
         lambda d: Mask(MASK) @ SMS(caipi_phases(2, SHAPE[0])) @ Fourier(2) @ Sensitivity(SLICE_MAPS.astype(d)),
         (2, *SHAPE),
