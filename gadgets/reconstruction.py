@@ -85,12 +85,14 @@ class NonCartesianGadget(Gadget):
 class Samples:
     """The k-space of a frame.
 
-    data: ``[coil, sample]``; trajectory: ``[sample, axis]`` in rad per grid pixel; weights: of density, ``[sample]`` or None.
+    data: ``[coil, sample]``; trajectory: ``[sample, axis]`` in rad per grid pixel; weights: of density, ``[sample]`` or None;
+    usable: which samples of the readouts, one after another, these are.
     """
 
     data: np.ndarray
     trajectory: np.ndarray
     weights: np.ndarray | None
+    usable: np.ndarray
 
 
 class Reconstruction:
@@ -168,7 +170,7 @@ class Reconstruction:
             weights = None if weights is None else weights[usable]
         if compress and place in self._compressors:
             data = _mixed(self._compressors[place], data)
-        return Samples(np.ascontiguousarray(data), trajectory, weights)
+        return Samples(np.ascontiguousarray(data), trajectory, weights, usable)
 
     def _finite(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The data with channels that are NaN or infinite throughout set to 0, and which samples are finite then."""
@@ -233,17 +235,24 @@ class Reconstruction:
 
     def image(self, frame: Frame) -> np.ndarray:
         """Complex image ``[z, y, x]`` of a frame; its place must have been calibrated."""
+        gadget, series = self.gadget, frame.series
+        samples = self.samples(frame.readouts, weighted=gadget.method == "gridding" or gadget.density_weighted)
+        return self._volume(self._solve(samples, series.place), self._grids[series.space])
+
+    def _solve(self, samples: Samples, place: Place) -> np.ndarray:
+        """Complex image ``[*grid.shape]`` of a k-space, as an orthonormal transform gives it."""
         from recon.sense import cg_sense, gridding
 
-        gadget, series = self.gadget, frame.series
-        gridded = gadget.method == "gridding"
-        maps, grid = self.maps[series.place], self._grids[series.space]
-        samples = self.samples(frame.readouts, weighted=gridded or gadget.density_weighted)
+        gadget, maps = self.gadget, self.maps[place]
         data, trajectory, weights = samples.data, samples.trajectory, samples.weights
-        if gridded:
-            image = gridding(data, trajectory, weights, grid.shape, maps)
+        if gadget.method == "gridding":
+            image: np.ndarray = gridding(data, trajectory, weights, self._grids[place[0]].shape, maps)
         else:
             image = cg_sense(data, trajectory, maps, gadget.iterations, gadget.tolerance, gadget.regularization, weights)
+        return image
+
+    def _volume(self, image: np.ndarray, grid: Grid) -> np.ndarray:
+        """The reconstructed field of view ``[z, y, x]`` in the units of the object, without NaN."""
         image = grid.cut(image) * np.float32(grid.amplitude / np.sqrt(np.prod(grid.shape)))
         if not np.isfinite(image).all():
             self._tell("pixels that are NaN or infinite are replaced by 0", "pixels not finite, replaced by 0")
