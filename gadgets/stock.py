@@ -15,11 +15,15 @@ from gadgets.base import Gadget
 MODULES = (
     "noise",
     "oversampling",
+    "epi",
+    "fourier",
     "coils",
     "accumulate",
     "buffer",
     "cartesian",
     "grappa",
+    "compressed_sensing",
+    "spirit",
     "partial_fourier",
     "filtering",
     "reference",
@@ -29,6 +33,7 @@ MODULES = (
     "parallel",
     "handlers",
     "noncartesian",
+    "off_resonance",
     "realtime",
 )
 """Modules of this package that define gadgets."""

@@ -102,3 +102,29 @@ def random_mask(shape: Sequence[int], density: float | np.ndarray, seed: int | N
     draws = np.random.default_rng(seed).random(math.prod(shape)).reshape(tuple(shape))
     mask: np.ndarray = draws < density
     return mask
+
+
+def sampled_centre(mask: np.ndarray) -> tuple[int, ...]:
+    """Size of the largest fully sampled block around the centre, grown by turns along every axis.
+
+    Args:
+        mask: bool, of any number of axes.
+
+    Returns:
+        Samples an axis, the block starting at n // 2 - size // 2; all 0 where the centre itself is missing.
+    """
+    sizes = [1] * mask.ndim
+
+    def complete() -> bool:
+        return bool(mask[tuple(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(mask.shape, sizes, strict=True))].all())
+
+    if not complete():
+        return (0,) * mask.ndim
+    growing = set(range(mask.ndim))
+    while growing:
+        for axis in sorted(growing):
+            sizes[axis] += 1
+            if sizes[axis] > mask.shape[axis] or not complete():
+                sizes[axis] -= 1
+                growing.discard(axis)
+    return tuple(sizes)

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from recon import device
 from recon.arrays import Array, is_tensor
 from recon.functionals.base import Functional
 from recon.functionals.composed import Composed
-from recon.functionals.low_rank import LocallyLowRank, _singular_values
+from recon.functionals.low_rank import LocallyLowRank, largest_singular_value
 from recon.functionals.norms import SquaredL2
 from recon.functionals.tgv import TGV, Image
 from recon.functionals.total_variation import TotalVariation
@@ -190,6 +191,25 @@ def total_variation(
     return compressed_sensing(encoding, kspace, functional, iterations, tolerance=tolerance)
 
 
+def total_generalised_variation(
+    kspace: Array,
+    maps: Array,
+    trajectory: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    weight: float = 0.002,
+    iterations: int = 100,
+    tolerance: float = 0.0,
+) -> Array:
+    """Minimise |E x - y|^2 / 2 + lambda TGV(x), by the primal-dual method. Knoll et al., Magn. Reson. Med. 65 (2011).
+
+    Args: see `l1_wavelet`; of one image.
+    """
+    encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights)
+    functional = TGV(_fraction(weight, rhs), rank=len(maps.shape) - 1)
+    return compressed_sensing(encoding, kspace, functional, iterations, tolerance=tolerance)
+
+
 def grasp(
     kspace: Array,
     maps: Array,
@@ -234,7 +254,7 @@ def locally_low_rank(
     """
     encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights)
     rank = len(maps.shape) - 1
-    largest = namespace(rhs).max(_singular_values(LocallyLowRank(1.0, block, rank)._blocks(rhs)[0]))
+    largest = largest_singular_value(LocallyLowRank(1.0, block, rank)._blocks(rhs)[0])
     functional = LocallyLowRank(weight * _number(largest), block, rank, seed)
     return compressed_sensing(encoding, kspace, functional, iterations, tolerance=tolerance)
 
@@ -249,10 +269,10 @@ def largest_eigenvalue(encoding: LinearOperator, gram: Callable[[Array], Array],
 
 
 def _cartesian_bound(encoding: Encoding) -> float:
-    maps = np.asarray(encoding.maps)
+    space = namespace(encoding.maps)
     mask = getattr(encoding.fourier, "mask", None)
     gain = 1.0 if mask is None else float(np.abs(np.asarray(mask)).max()) ** 2
-    return gain * float((np.abs(maps) ** 2).sum(-1 - len(encoding.image_shape)).max())
+    return gain * float(space.max(space.sum(space.abs(encoding.maps) ** 2, -1 - len(encoding.image_shape))))
 
 
 def _prepare(kspace: Array, maps: Array, trajectory: Any, mask: Any, weights: Any) -> tuple[LinearOperator, Array]:
@@ -260,7 +280,7 @@ def _prepare(kspace: Array, maps: Array, trajectory: Any, mask: Any, weights: An
     if trajectory is None and mask is None:
         if is_tensor(kspace):
             raise ValueError("compressed sensing of Cartesian tensors needs the mask: give mask=[*image] or [frame, *image]")
-        mask = (kspace != 0).any(-len(maps.shape))
+        mask = device.get((kspace != 0).any(-len(maps.shape)))
     if mask is not None and not np.any(mask):
         raise ValueError("the mask is empty: no sample was measured")
     encoding = encode(maps, trajectory, mask, weights)

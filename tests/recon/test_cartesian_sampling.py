@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recon.cartesian_sampling import density_grid, random_mask, regular_mask
+from recon.cartesian_sampling import density_grid, random_mask, regular_mask, sampled_centre
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,17 @@ def test_caipi_shifts_every_line_on() -> None:
         regular_mask((8,), (2,), caipi_shift=1)
     with pytest.raises(ValueError, match="do not fit"):
         regular_mask((8, 8), (2,))
+
+
+def test_the_sampled_centre_is_the_block_that_masks_were_given() -> None:
+    mask = regular_mask((33, 40, 6), (3, 4, 1), calibration=(9, 10, 6))
+    mask[16, 15] = mask[20, 20] = True  # samples beside the block
+    sizes = sampled_centre(mask)
+    assert sizes == (9, 10, 6)
+    assert sampled_centre(np.ones((5, 4), bool)) == (5, 4)
+    assert sampled_centre(regular_mask((16,), (2,))) == (1,)
+    ends_early = np.ones(16, bool)
+    ends_early[12:] = False
+    assert sampled_centre(ends_early) == (8,)
+    ends_early[8] = False
+    assert sampled_centre(ends_early) == (0,)
