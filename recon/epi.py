@@ -1,8 +1,9 @@
-"""Echo-planar trajectories: lines read in alternating directions under trapezoidal gradients, ramps included."""
+"""Echo-planar trajectories: lines read in alternating directions under trapezoidal or sinusoidal gradients, ramps included."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,8 @@ class EpiReadout:
     acquisition_delay: start of sampling after the start of the ramp; None for sampling centred on the trapezoid.
     sample_at: moment within its dwell time for which a sample stands: 0.5 the middle, 1 the end (as Gadgetron's
         EPIReconXGadget has it), 0 the start (so that full flat tops give -pi, -pi + 2 pi / samples, ...).
+    ramps: straight, or quarter periods of a sine (a wholly sinusoidal gradient has a flat top of 0).
+    delay: of the gradient behind the sampling.
     """
 
     samples: int
@@ -27,6 +30,8 @@ class EpiReadout:
     ramp_down_time: float = 0.0
     acquisition_delay: float | None = None
     sample_at: float = 0.5
+    ramps: Literal["linear", "sinusoidal"] = "linear"
+    delay: float = 0.0
 
     def __post_init__(self) -> None:
         if self.samples < 1 or not self.dwell_time > 0:
@@ -38,6 +43,8 @@ class EpiReadout:
             )
         if not 0 <= self.sample_at <= 1:
             raise ValueError(f"sample_at {self.sample_at} must lie between 0 (start) and 1 (end of the dwell time)")
+        if not abs(self.delay) < self.duration / 2:
+            raise ValueError(f"a delay of {self.delay:g} us does not suit a gradient of {self.duration:g} us")
         slack = 1e-6 * self.duration
         if self.start < -slack or self.start + self.sampling_time > self.duration + slack:
             raise ValueError(
@@ -61,26 +68,30 @@ class EpiReadout:
         return (self.duration - self.sampling_time) / 2 if self.acquisition_delay is None else self.acquisition_delay
 
     def area(self, time: np.ndarray | float) -> np.ndarray:
-        """Area under a trapezoid of height 1 until `time`, us."""
+        """Area under the gradient, of height 1, until `time`, us."""
         time = np.clip(np.asarray(time, float), 0, self.duration)
         up = np.minimum(time, self.ramp_up_time)
         flat = np.clip(time - self.ramp_up_time, 0, self.flat_top_time)
-        down = np.maximum(time - self.ramp_up_time - self.flat_top_time, 0)
-        area = flat + down
-        if self.ramp_up_time:
-            area = area + up**2 / (2 * self.ramp_up_time)
-        if self.ramp_down_time:
-            area = area - down**2 / (2 * self.ramp_down_time)
-        return np.asarray(area)
+        left = np.clip(self.duration - time, 0, self.ramp_down_time)
+        whole = self._ramp_area(np.asarray(self.ramp_down_time), self.ramp_down_time)
+        return np.asarray(self._ramp_area(up, self.ramp_up_time) + flat + whole - self._ramp_area(left, self.ramp_down_time))
+
+    def _ramp_area(self, time: np.ndarray, ramp_time: float) -> np.ndarray:
+        """Area under the first `time` of a ramp from 0 to 1."""
+        if not ramp_time:
+            return np.zeros_like(time)
+        if self.ramps == "linear":
+            return np.asarray(time**2 / (2 * ramp_time))
+        return np.asarray((1 - np.cos(np.pi / 2 * time / ramp_time)) * (2 / np.pi * ramp_time))
 
     def positions(self, extent: float = 2 * np.pi) -> np.ndarray:
         """Positions kx of the samples of a forward line, float64 `[samples]`, rad/pixel.
 
-        The centre of k-space lies at half the trapezoid's area; `extent` is what sampling covers, 2 pi for all of it.
+        The centre of k-space lies at half the trapezoid's area; `extent` is what sampling without delay covers, 2 pi for all of it.
         """
         times = self.start + (np.arange(self.samples) + self.sample_at) * self.dwell_time
         covered = self.area(self.start + self.sampling_time) - self.area(self.start)
-        return np.asarray((self.area(times) - self.area(self.duration) / 2) * (extent / covered))
+        return np.asarray((self.area(times - self.delay) - self.area(self.duration) / 2) * (extent / covered))
 
 
 def epi_trajectory(
@@ -148,3 +159,46 @@ def resampling_matrix(positions: np.ndarray, size: int, tolerance: float = 1e-3)
     pixels = np.arange(size) - size // 2
     fourier = np.exp(-1j * positions[:, None] * pixels) / np.sqrt(size)
     return np.asarray(fftc(np.linalg.pinv(fourier, rcond=tolerance), 0))
+
+
+def pixel_matrix(positions: np.ndarray, size: int, pixels: int, spacing: float = 1.0, tolerance: float = 0.1) -> np.ndarray:
+    """Matrix that takes a line sampled at `positions` to image pixels.
+
+    Args:
+        positions: kx of the samples, `[samples]`, rad/pixel.
+        size: pixels of the encoded object, as in `resampling_matrix`.
+        pixels: how many pixels to compute, number pixels // 2 in the centre.
+        spacing: their distance in encoded pixels.
+        tolerance: see `resampling_matrix`. The default keeps noise down where flat tops are sampled more coarsely than 2 pi / size (the
+            edge of the image is lost then); lines that determine the image well do not depend on it.
+
+    Returns:
+        complex128 `[pixels, samples]`. With the encoded pixels it inverts the orthonormal transform; brightness does not depend on
+        `spacing`.
+
+    Raises:
+        ValueError: see `resampling_matrix`.
+    """
+    even = (np.arange(size) - size // 2) * (2 * np.pi / size)
+    places = (np.arange(pixels) - pixels // 2) * spacing
+    return np.asarray(np.exp(1j * places[:, None] * even) / np.sqrt(size) @ resampling_matrix(positions, size, tolerance))
+
+
+def receiver_phase(positions: np.ndarray, offset: float) -> np.ndarray:
+    """Factors that undo what a receiver of constant frequency does to a line of an off-centre field of view.
+
+    To move the field of view, a scanner shifts the receiver's frequency: a phase that grows evenly with time, while on the ramps k
+    does not. The factors turn it into one that is even in k, `exp(-i offset (k - k_receiver))` with k_receiver running at the speed
+    of the flat top through the same centre (sign as in Gadgetron's EPIReconXGadget).
+
+    Args:
+        positions: kx of the samples in the order of time, `[samples]`, rad/pixel.
+        offset: of the field of view along the readout direction, in encoded pixels.
+
+    Returns:
+        complex128 `[samples]`.
+    """
+    steps = np.diff(positions)
+    fastest = steps[np.argmax(np.abs(steps))]
+    centre = np.interp(0.0, positions * np.sign(fastest), np.arange(len(positions)))
+    return np.asarray(np.exp(-1j * offset * (positions - fastest * (np.arange(len(positions)) - centre))))

@@ -3,6 +3,7 @@
     python scripts/simulate.py radial scan.h5            # moving heart, golden-angle spokes, one repetition a frame
     python scripts/simulate.py spiral scan.h5
     python scripts/simulate.py cartesian scan.h5 --acceleration 3
+    python scripts/simulate.py epi scan.h5               # samples on the ramps, delays and phases that make ghosts, navigators
 
 The truth lies beside the scan in ``scan_truth.npz``. Conventions: ``image[y, x] = sum_k d(k) exp(+2 pi i (kx x + ky y))`` counted from
 pixel n // 2. A sample is ``sum image * coil_maps * exp(-2 pi i ...) + noise``, for Cartesian scans divided by the root of the number
@@ -14,7 +15,7 @@ the encoded matrix; times in ms, lengths in mm, angles in degrees; ``acquisition
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ import typer
 
 from gadgets.items import Acquisition, Item, Waveform
 from gadgets.layout import Flag
+from recon.epi import EpiReadout
 from recon.fourier import fftc
 from recon.phantoms import birdcage_coils, moving_heart, shepp_logan
 from recon.trajectory import Ordering, radial_trajectory
@@ -77,7 +79,10 @@ class Protocol:
     slices: int = 1
     acceleration: int = 1
     calibration_lines: int = 0
+    separate_calibration: bool = False
     thickness_mm: float = 8.0
+    description: dict[str, float] = field(default_factory=dict)
+    """User parameters of the trajectoryDescription."""
 
 
 def radial(
@@ -240,6 +245,116 @@ def cartesian(
     return Scan(_header(protocol), _numbered(items), {"images": images, "coil_maps": maps, "noise_covariance": factor @ factor.conj().T})
 
 
+def epi(
+    matrix: tuple[int, int] = (64, 64),
+    coils: int = 8,
+    *,
+    shots: int = 1,
+    acceleration: int = 1,
+    calibration_lines: int = 24,
+    first_line: int = 0,
+    repetitions: int = 2,
+    slices: int = 2,
+    navigators: int = 3,
+    delay_us: float = 1.5,
+    phase: float = 0.4,
+    off_resonance_hz: float = 15.0,
+    readout: EpiReadout | None = None,
+    noise: float = 0.02,
+    noise_readouts: int = NOISE_READOUTS,
+    seed: int = 1,
+) -> Scan:
+    """Echo-planar scan of a resting object, read out on the ramps too, with the faults that make ghosts.
+
+    A train is the navigators (flag 24, ky = 0) and then the lines of a slice, or of one of its interleaved `shots`; directions
+    alternate (flag 22), from the first navigator on. Samples lie in the order of time. Accelerated scans begin with a train of
+    calibration lines (flag 20) for each slice.
+
+    Args:
+        matrix: image size (x, y) in pixels; the encoded one is the same.
+        first_line: lines before are not acquired (partial Fourier).
+        delay_us: of the readout gradient behind the sampling.
+        phase: of forward relative to backward lines, rad.
+        off_resonance_hz: precession during the train, from the first navigator on.
+        readout: gradient and sampling of a line.
+
+    Returns:
+        Scan with truth ``images`` [slice, y, x], ``coil_maps`` [coil, y, x], ``noise_covariance`` [coil, coil], ``delay_samples``: the
+        delay on the flat top in samples of the even grid, ``phase`` and ``drift`` (rad an echo).
+    """
+    nx, ny = matrix
+    line = readout or EpiReadout(samples=2 * nx, dwell_time=3.0, flat_top_time=3.75 * nx, ramp_up_time=1.25 * nx, ramp_down_time=1.25 * nx)
+    imaging = [number for number in range(first_line, ny) if (number - ny // 2) % acceleration == 0]
+    if len(imaging) % shots:
+        raise ValueError(f"{shots} shots cannot share {len(imaging)} lines evenly")
+    times = {"rampUpTime": line.ramp_up_time, "flatTopTime": line.flat_top_time, "rampDownTime": line.ramp_down_time}
+    protocol = Protocol(
+        name=f"epi_r{acceleration}",
+        trajectory="epi",
+        encoded=matrix,
+        recon=matrix,
+        field_of_view_mm=(3.0 * nx, 3.0 * ny),
+        coils=coils,
+        tr_ms=100.0,
+        te_ms=10.0,
+        flip_deg=70.0,
+        dwell_us=line.dwell_time,
+        lines=(ny - 1, ny // 2),
+        repetitions=repetitions,
+        slices=slices,
+        acceleration=acceleration,
+        calibration_lines=calibration_lines if acceleration > 1 else 0,
+        separate_calibration=True,
+        thickness_mm=4.0,
+        description={
+            **{name: round(time) for name, time in times.items()},
+            "acqDelayTime": round(line.start),
+            "echoSpacing": round(line.duration),
+            "numSamples": line.samples,
+            "etl": len(imaging) // shots,
+            "numberOfNavigators": navigators,
+            "dwellTime": line.dwell_time,
+        },
+    )
+    rng = np.random.default_rng(seed)
+    factor = _noise_factor(coils, noise, rng)
+    maps = birdcage_coils(coils, (ny, nx))
+    image = shepp_logan((ny, nx)).astype(np.complex64)
+    images = np.stack([np.roll(image[:: (-1) ** s], (s % 2, 3 * s), (0, 1)) for s in range(slices)])
+    hybrid = fftc(images[:, None] * maps, -2)  # [slice, coil, ky, x]
+    late = replace(line, delay=line.delay + delay_us).positions()
+    pixels = np.arange(nx) - nx // 2
+    forward = np.exp(-1j * pixels[:, None] * late) / np.sqrt(nx)
+    directions = (forward * np.exp(0.5j * phase), forward.conj() * np.exp(-0.5j * phase))
+    drift = 2e-6 * np.pi * off_resonance_hz * line.duration
+
+    trains = [(0, s, lines, True) for s in range(slices) for lines in [[n for n in range(ny) if _in_block(protocol, n, ny // 2)]] if lines]
+    trains += [(r, s, imaging[shot::shots], False) for r in range(repetitions) for s in range(slices) for shot in range(shots)]
+    items: list[Item] = list(_noise_scan(protocol, factor, rng, noise_readouts))
+    for train, (repetition, slice_, lines, calibration) in enumerate(trains):
+        for echo, number in enumerate([ny // 2] * navigators + lines):
+            samples = hybrid[slice_, :, number] @ directions[echo % 2] * np.exp(1j * drift * echo)
+            item = _readout(protocol, train + echo * line.duration * 1e-3 / protocol.tr_ms, samples, factor, rng)
+            item.header["idx"]["kspace_encode_step_1"] = number
+            item.header["idx"]["slice"] = slice_
+            item.header["idx"]["repetition"] = repetition
+            item.header["position"] = (0, 0, slice_ * protocol.thickness_mm)
+            if echo % 2:
+                item.set_flag(Flag.IS_REVERSE)
+            if echo < navigators:
+                item.set_flag(Flag.IS_PHASECORR_DATA)
+            elif calibration:
+                item.set_flag(Flag.IS_PARALLEL_CALIBRATION)
+            else:
+                last, final = number == imaging[-1], train == len(trains) - 1
+                _flag_ends(item, first=number == imaging[0], last=last, slice_=slice_, slices=slices, final=last and final)
+            items.append(item)
+    truth = {"images": images, "coil_maps": maps, "noise_covariance": factor @ factor.conj().T}
+    speed = np.abs(np.diff(line.positions())).max() / line.dwell_time
+    known = {"delay_samples": delay_us * speed * nx / (2 * np.pi), "phase": phase, "drift": drift}
+    return Scan(_header(protocol), _numbered(items), truth | {name: np.float64(value) for name, value in known.items()})
+
+
 def _non_cartesian(
     protocol: Protocol, trajectory: np.ndarray, *, moving: bool, center_sample: int, noise: float, waveforms: bool, seed: int
 ) -> Scan:
@@ -310,13 +425,13 @@ def _flag_ends(readout: Acquisition, *, first: bool, last: bool, slice_: int, sl
 
 def _readout(
     protocol: Protocol,
-    number: int,
+    number: float,
     samples: np.ndarray,
     factor: np.ndarray,
     rng: np.random.Generator,
     trajectory: np.ndarray | None = None,
 ) -> Acquisition:
-    """Readout `number` of the scan: noise added, times and geometry set."""
+    """Readout at `number` repetition times: noise added, times and geometry set."""
     readout = Acquisition(None, (samples + _noise(factor, samples.shape[1], rng)).astype(np.complex64), trajectory)
     time_ms = number * protocol.tr_ms + protocol.te_ms
     _place(readout, protocol, START_TICK + round(time_ms / TICK_MS))
@@ -403,6 +518,7 @@ def _header(protocol: Protocol) -> bytes:
             kspace_encoding_step_1=line_limit, slice=limit(protocol.slices), repetition=limit(protocol.repetitions), **limits
         ),
         trajectory=xsd.trajectoryType(protocol.trajectory),
+        trajectoryDescription=_description(protocol),
         parallelImaging=_parallel_imaging(protocol),
     )
     header = xsd.ismrmrdHeader(
@@ -431,12 +547,25 @@ def _header(protocol: Protocol) -> bytes:
     return text.encode()
 
 
+def _description(protocol: Protocol) -> xsd.trajectoryDescriptionType | None:
+    if not protocol.description:
+        return None
+    whole = [name for name, value in protocol.description.items() if isinstance(value, int)]
+    return xsd.trajectoryDescriptionType(
+        identifier="ConventionalEPI",
+        userParameterLong=[xsd.userParameterLongType(name=name, value=protocol.description[name]) for name in whole],
+        userParameterDouble=[
+            xsd.userParameterDoubleType(name=name, value=value) for name, value in protocol.description.items() if name not in whole
+        ],
+    )
+
+
 def _parallel_imaging(protocol: Protocol) -> xsd.parallelImagingType | None:
     if protocol.acceleration == 1:
         return None
     return xsd.parallelImagingType(
         accelerationFactor=xsd.accelerationFactorType(kspace_encoding_step_1=protocol.acceleration, kspace_encoding_step_2=1),
-        calibrationMode=xsd.calibrationModeType.EMBEDDED,
+        calibrationMode=xsd.calibrationModeType.SEPARATE if protocol.separate_calibration else xsd.calibrationModeType.EMBEDDED,
     )
 
 
@@ -516,6 +645,38 @@ def cartesian_command(
         oversampling=oversampling,
         noise=noise,
         waveforms=ecg,
+        seed=seed,
+    )
+    _write(out, scan)
+
+
+@app.command("epi")
+def epi_command(
+    out: Out,
+    matrix: Annotated[tuple[int, int], typer.Option(help="image size x y in pixels")] = (64, 64),
+    coils: Coils = 8,
+    shots: Annotated[int, typer.Option(help="interleaved shots")] = 1,
+    acceleration: Annotated[int, typer.Option(help="acceleration along y", min=1, max=8)] = 1,
+    repetitions: Annotated[int, typer.Option(help="repetitions")] = 2,
+    slices: Annotated[int, typer.Option(help="slices")] = 2,
+    navigators: Annotated[int, typer.Option(help="lines without phase encoding before each train")] = 3,
+    delay: Annotated[float, typer.Option(help="of the readout gradient behind the sampling, us")] = 1.5,
+    phase: Annotated[float, typer.Option(help="of forward relative to backward lines, rad")] = 0.4,
+    noise: Noise = 0.02,
+    seed: Seed = 1,
+) -> None:
+    """Echo-planar scan with navigators, gradient delay and phase between odd and even lines."""
+    scan = epi(
+        matrix,
+        coils,
+        shots=shots,
+        acceleration=acceleration,
+        repetitions=repetitions,
+        slices=slices,
+        navigators=navigators,
+        delay_us=delay,
+        phase=phase,
+        noise=noise,
         seed=seed,
     )
     _write(out, scan)
