@@ -24,7 +24,7 @@ class NonCartesianRecon(NonCartesianGadget):
     def __call__(self, items: Stream) -> Iterator[Item]:
         reconstruction = Reconstruction(self, items.context)
         gathering = RepetitionFrames(items.header)
-        for frame in _frames(items, reconstruction, gathering):
+        for frame in frames_of(items, reconstruction, gathering):
             yield self._image(frame, reconstruction)
         if gathering.late:
             items.context.log.info("%s: %d images had no LAST_IN_... flag and waited for the next readout", self.name, gathering.late)
@@ -39,7 +39,7 @@ class NonCartesianRecon(NonCartesianGadget):
         return image
 
 
-def _frames(items: Stream, reconstruction: Reconstruction, gathering: RepetitionFrames) -> Iterator[Frame]:
+def frames_of(items: Stream, reconstruction: Reconstruction, gathering: RepetitionFrames) -> Iterator[Frame]:
     """The frames of the acquisitions, each as soon as it is complete, and those of every bucket."""
     bucket_frames = 0
     for item in items.of(Acquisition, AcquisitionBucket):

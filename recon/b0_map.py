@@ -28,7 +28,7 @@ def b0_map(
     echo_times: Sequence[float],
     rank: int = 2,
     threshold: float = 0.1,
-    smoothing: float = 3.0,
+    smoothing: float = 1.5,
 ) -> B0Map:
     """Off-resonance f from images at two or more echo times: the phase of a pixel is phi - 2 pi f t, as in `OffResonance`.
 
