@@ -35,6 +35,7 @@ MODULES = (
     "noncartesian",
     "off_resonance",
     "realtime",
+    "dynamic",
 )
 """Modules of this package that define gadgets."""
 
