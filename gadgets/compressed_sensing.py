@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +10,6 @@ from gadgets.any_mask import AnyMaskRecon, Calibration
 from gadgets.base import ParameterError, parameter
 from recon.compressed_sensing import l1_wavelet, total_generalised_variation, total_variation
 from recon.functionals.wavelet import L1Wavelet
-
-DEEPEST = 4
-"""Wavelet levels of images that are large enough."""
 
 
 class CompressedSensing(AnyMaskRecon):
@@ -42,16 +38,10 @@ class CompressedSensing(AnyMaskRecon):
         data, maps, mask = (kspace[:, 0], calibration.maps[:, 0], sampled[0]) if flat else (kspace, calibration.maps, sampled)
         image: np.ndarray
         if self.method == "l1_wavelet":
-            level = levels(mask.shape)
-            image = l1_wavelet(data, maps, mask=mask, weight=self.weight, wavelet=self.wavelet, level=level, iterations=self.iterations)
+            image = l1_wavelet(data, maps, mask=mask, weight=self.weight, wavelet=self.wavelet, level=None, iterations=self.iterations)
         elif self.method == "total_variation":
             axes = tuple(range(-mask.ndim, 0))
             image = total_variation(data, maps, mask=mask, weight=self.weight, axes=axes, iterations=self.iterations)
         else:
             image = total_generalised_variation(data, maps, mask=mask, weight=self.weight, iterations=self.iterations)
         return image.reshape(sampled.shape)
-
-
-def levels(shape: tuple[int, ...]) -> int:
-    """Wavelet levels that leave the shortest axis some four coefficients."""
-    return max(1, min(DEEPEST, int(math.log2(min(shape) / 4)) if min(shape) >= 8 else 1))

@@ -1,4 +1,4 @@
-"""Frames of non-Cartesian readouts to images, by gridding or CG-SENSE.
+"""Frames of non-Cartesian readouts to images, by gridding, CG-SENSE or compressed sensing.
 
 `Reconstruction` does so for one measurement and keeps what is reused within it: sensitivities, coil compression, the image grid.
 `NonCartesianGadget` holds the parameters.
@@ -28,22 +28,32 @@ MINIMAL_BANDWIDTH = 0.06
 """Fraction of k-space below which maps would be too coarse to tell coils apart."""
 
 
+ESPIRIT_CENTRE = (12, 24)
+"""Least and most samples along each edge of the centre of k-space that ESPIRiT is calibrated on."""
+
+
 class NonCartesianGadget(Gadget):
     """The parameters that gadgets for non-Cartesian data share."""
 
-    method: Literal["gridding", "cg_sense"] = parameter("cg_sense", help="density-compensated gridding, or iterative SENSE")
-    iterations: int = parameter(10, ge=1, help="most iterations of CG-SENSE")
+    method: Literal["gridding", "cg_sense", "l1_wavelet", "total_variation"] = parameter(
+        "cg_sense", help="density-compensated gridding, iterative SENSE, or compressed sensing"
+    )
+    iterations: int = parameter(10, ge=1, help="most iterations; 10 to 15 of CG-SENSE, 30 to 50 of compressed sensing")
+    weight: float = parameter(0.002, ge=0, help="of compressed sensing, as a fraction of the brightest pixel of E^H y")
     tolerance: float = parameter(0.0, ge=0, help="CG-SENSE stops when the residual falls below this fraction; 0: only after `iterations`")
     regularization: float = parameter(
         0.01, ge=0, help="Tikhonov weight of CG-SENSE, in units of the mean diagonal of its normal equation", aliases=("regularisation",)
     )
-    density_weighted: bool = parameter(False, help="weigh samples by density in CG-SENSE: sharper after few iterations, but noisier")
+    density_weighted: bool = parameter(False, help="weigh samples by density in iterations: sharper after few of them, but noisier")
     density: Literal["auto", "radial", "pipe"] = parameter(
         "auto", help="density compensation: exact for spokes, iterative (Pipe) for any trajectory; auto: radial for spokes"
     )
     coils: int | None = parameter(None, ge=1, help="compress to at most this many virtual coils; none: keep all")
     map_bandwidth: float = parameter(
         0.2, gt=0, le=1, help="radius of the centre of k-space that sensitivity maps are made from, as a fraction of the whole"
+    )
+    coil_maps: Literal["image", "espirit"] = parameter(
+        "image", help="sensitivity maps from a low-resolution image, or by ESPIRiT from the centre of k-space (0 where no object is)"
     )
     trajectory: Source = parameter("auto", help="acquired with the readouts, computed radial, or auto: acquired where there is one")
     trajectory_unit: Unit = parameter(
@@ -220,16 +230,16 @@ class Reconstruction:
         if place in self._compressors:
             samples.data = _mixed(self._compressors[place], samples.data)
         shape = self._grids[place[0]].shape
-        maps = coarse_maps(samples.data, samples.trajectory, shape, samples.weights, self._bandwidth(readouts, shape))
+        if self.gadget.coil_maps == "espirit":
+            maps = _espirit_maps(samples, shape, _dense(readouts))
+        else:
+            maps = coarse_maps(samples.data, samples.trajectory, shape, samples.weights, self._bandwidth(readouts, shape))
         maps.setflags(write=False)  # what cannot change is copied to a GPU only once
         self.maps[place] = maps
 
     def _bandwidth(self, readouts: Sequence[Readout], shape: tuple[int, ...]) -> float:
         """The part of k-space that maps are made from; of few spokes little more than they sample densely, against streaks."""
-        if not is_radial(readouts[0].trajectory[None]):
-            return self.gadget.map_bandwidth
-        dense = len(readouts) / (math.pi * min(shape) / 2)
-        return min(self.gadget.map_bandwidth, max(1.5 * dense, MINIMAL_BANDWIDTH))
+        return min(self.gadget.map_bandwidth, max(1.5 * _dense(readouts) / (min(shape) / 2), MINIMAL_BANDWIDTH))
 
     # -- images ------------------------------------------------------------------------------------------------------
 
@@ -241,12 +251,19 @@ class Reconstruction:
 
     def _solve(self, samples: Samples, place: Place) -> np.ndarray:
         """Complex image ``[*grid.shape]`` of a k-space, as an orthonormal transform gives it."""
+        from recon.compressed_sensing import l1_wavelet, total_variation
         from recon.sense import cg_sense, gridding
 
         gadget, maps = self.gadget, self.maps[place]
         data, trajectory, weights = samples.data, samples.trajectory, samples.weights
+        image: np.ndarray
         if gadget.method == "gridding":
-            image: np.ndarray = gridding(data, trajectory, weights, self._grids[place[0]].shape, maps)
+            image = gridding(data, trajectory, weights, self._grids[place[0]].shape, maps)
+        elif gadget.method == "l1_wavelet":
+            image = l1_wavelet(data, maps, trajectory, None, weights, gadget.weight, level=None, iterations=gadget.iterations)
+        elif gadget.method == "total_variation":
+            axes = range(1 - maps.ndim, 0)
+            image = total_variation(data, maps, trajectory, None, weights, gadget.weight, axes, iterations=gadget.iterations)
         else:
             image = cg_sense(data, trajectory, maps, gadget.iterations, gadget.tolerance, gadget.regularization, weights)
         return image
@@ -305,6 +322,22 @@ class Reconstruction:
         item = Image(header, pixels[None], meta)
         item.received, item.triggered = frame.received, frame.triggered
         return item
+
+
+def _dense(readouts: Sequence[Readout]) -> float:
+    """The radius, in samples, up to which a frame samples k-space densely."""
+    return len(readouts) / math.pi if is_radial(readouts[0].trajectory[None]) else math.inf
+
+
+def _espirit_maps(samples: Samples, shape: tuple[int, ...], dense: float) -> np.ndarray:
+    from recon.cartesian_centre import cartesian_centre
+    from recon.espirit import espirit
+
+    size = int(min(ESPIRIT_CENTRE[1], max(2 * dense, ESPIRIT_CENTRE[0])))
+    block = cartesian_centre(samples.data, samples.trajectory, shape, size)
+    kernel = [min(6 if len(shape) == 2 else 4, n) for n in block.shape[1:]]
+    maps: np.ndarray = espirit(block, shape, block.shape[1:], kernel, rank=len(shape))
+    return maps
 
 
 def _mixed(matrix: np.ndarray, data: np.ndarray) -> np.ndarray:

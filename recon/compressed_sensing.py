@@ -136,7 +136,7 @@ def l1_wavelet(
     weights: np.ndarray | None = None,
     weight: float = 0.0015,
     wavelet: str = "db2",
-    level: int = 4,
+    level: int | None = 4,
     iterations: int = 50,
     seed: int | None = 0,
     tolerance: float = 0.0,
@@ -150,11 +150,14 @@ def l1_wavelet(
         kspace: `[coil, sample]`, or `[coil, *image]` with zeros where nothing was sampled; leading frames as `encode` has them.
         maps, trajectory, mask, weights: see `encode`. For Cartesian data without a mask, samples that are 0 in all coils are missing.
         weight: lambda as a fraction of max |E^H y|.
-        wavelet, level, seed: see `L1Wavelet`.
+        wavelet, seed: see `L1Wavelet`.
+        level: None for at most 4, so many that the shortest axis keeps four coefficients.
         iterations, tolerance: see `compressed_sensing`.
     """
     encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights)
     image_shape = tuple(int(n) for n in maps.shape[1:])
+    if level is None:
+        level = max(1, min(4, (min(image_shape) // 4).bit_length() - 1))
     larger = tuple(-(-n // 2**level) * 2**level for n in image_shape)
     functional = L1Wavelet(larger, _fraction(weight, rhs), wavelet, level, seed=seed)
     if larger == image_shape:
