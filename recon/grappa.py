@@ -64,7 +64,7 @@ def calibrate(
     channels = source if target is None else target
     if not targets:
         return _identity(source.shape[0], source.dtype)
-    weights = _solve(*_normal_equations(source, channels, offsets, targets, over_determination), regularization)
+    weights = solve(*_normal_equations(source, channels, offsets, targets, over_determination), regularization)
     unknown = [source.shape[0], *(len(o) for o in offsets)]
     weights = weights.reshape(*unknown, len(targets), channels.shape[0]).astype(source.dtype)
     return _convolution_kernel(weights, offsets, targets, keep_sampled=target is None)
@@ -153,8 +153,8 @@ def _equations(
         yield np.moveaxis(a, 0, 2).reshape(rows, -1), b.transpose(2, 3, 0, 1).reshape(rows, -1)
 
 
-def _solve(gram: np.ndarray, right: np.ndarray, regularization: float) -> np.ndarray:
-    """Weights of the regularised normal equations; least norm where they are singular."""
+def solve(gram: np.ndarray, right: np.ndarray, regularization: float) -> np.ndarray:
+    """Weights of the regularised normal equations; least norm where they are singular. Overwrites `gram`."""
     n = gram.shape[0]
     mean = np.trace(gram).real / n
     if not np.isfinite(mean) or mean <= 0:
