@@ -22,6 +22,7 @@ from recon.epi_correction import LinePhase, estimate_line_phase, smooth_line_pha
 
 _TIMING = ("rampUpTime", "flatTopTime", "rampDownTime", "acqDelayTime", "dwellTime")
 _EVEN = "scans whose echo-planar lines were taken as evenly sampled"
+_COARSE = "scans whose echo-planar lines are sampled too coarsely"
 _LARGEST_SHIFT = 2.0  # samples; more is a mistake in the timing, not a delay
 _MATRICES = 64  # kept: one for each direction, length and offset
 
@@ -214,7 +215,8 @@ def _cartesian(encoding: Encoding, steps: np.ndarray) -> np.ndarray:
 
 def _warn_of_coarse_sampling(name: str, positions: np.ndarray, size: int, context: Context) -> None:
     coarse = np.abs(np.diff(positions)).max(initial=0) * size / (2 * np.pi)
-    if coarse > 1.001:
+    if coarse > 1.001 and not context.counts.get(_COARSE):
+        context.count(_COARSE)
         context.log.warning(
             "%s: on the flat top samples are %.3g times as far apart as the encoded field of view needs; the edges of the image are lost",
             name,

@@ -51,8 +51,8 @@ def estimate_line_phase(
 
     The drift comes from neighbours of the same direction, two echoes apart, the odd-even phase from neighbours of opposite directions,
     freed from the drift; conjugate products are summed over lines and coils, so that strong signal counts most. Where there are no
-    such neighbours, that phase is 0: three navigators are needed for both, two for the odd-even phase alone (it then contains
-    the drift of one echo, which is right for its constant part).
+    such neighbours, that phase is 0: three navigators are needed for both, two for the odd-even phase alone (whose constant then
+    contains the drift of an echo).
 
     Args:
         navigators: `[line, coil, pixel]` in image space along the readout, in the order of time, the same direction of x for all.

@@ -272,7 +272,7 @@ def epi(
 
     Args:
         matrix: image size (x, y) in pixels; the encoded one is the same.
-        first_line: lines before are not acquired (partial Fourier).
+        first_line: lines before are not acquired (partial Fourier); the counter starts from it, and the centre says so.
         delay_us: of the readout gradient behind the sampling.
         phase: of forward relative to backward lines, rad.
         off_resonance_hz: precession during the train, from the first navigator on.
@@ -287,6 +287,8 @@ def epi(
     imaging = [number for number in range(first_line, ny) if (number - ny // 2) % acceleration == 0]
     if len(imaging) % shots:
         raise ValueError(f"{shots} shots cannot share {len(imaging)} lines evenly")
+    if not 0 <= first_line <= ny // 2 - (calibration_lines + 1) // 2:
+        raise ValueError(f"first_line {first_line} leaves no room for {calibration_lines} calibration lines before the centre {ny // 2}")
     times = {"rampUpTime": line.ramp_up_time, "flatTopTime": line.flat_top_time, "rampDownTime": line.ramp_down_time}
     protocol = Protocol(
         name=f"epi_r{acceleration}",
@@ -299,7 +301,7 @@ def epi(
         te_ms=10.0,
         flip_deg=70.0,
         dwell_us=line.dwell_time,
-        lines=(ny - 1, ny // 2),
+        lines=(ny - 1 - first_line, ny // 2 - first_line),
         repetitions=repetitions,
         slices=slices,
         acceleration=acceleration,
@@ -335,7 +337,7 @@ def epi(
         for echo, number in enumerate([ny // 2] * navigators + lines):
             samples = hybrid[slice_, :, number] @ directions[echo % 2] * np.exp(1j * drift * echo)
             item = _readout(protocol, train + echo * line.duration * 1e-3 / protocol.tr_ms, samples, factor, rng)
-            item.header["idx"]["kspace_encode_step_1"] = number
+            item.header["idx"]["kspace_encode_step_1"] = number - first_line
             item.header["idx"]["slice"] = slice_
             item.header["idx"]["repetition"] = repetition
             item.header["position"] = (0, 0, slice_ * protocol.thickness_mm)
