@@ -81,7 +81,7 @@ def test_without_noise_nothing_of_the_faults_is_left() -> None:
     ],
 )
 def test_chains_and_scans(config: str, dtype: type, scan: dict[str, Any], bound: float) -> None:
-    """No image differs from that of a perfect scanner by more than 0.01 of the object's maximum anywhere."""
+    """No image differs from that of a perfect scanner by more than 0.003 of the object's maximum anywhere (0.03 after POCS, which cuts)."""
     settings: dict[str, Any] = {"matrix": (48, 48), "coils": 6, "noise": 1e-4, "noise_readouts": 0, **scan}
     faulty, clean = simulate.epi(**settings), simulate.epi(**{**settings, **CLEAN})
     found, perfect = images(faulty, config), images(clean, config)
@@ -90,7 +90,7 @@ def test_chains_and_scans(config: str, dtype: type, scan: dict[str, Any], bound:
         true = faulty.truth["images"][int(one.slice)]
         assert one.data.dtype == dtype
         assert error(one, true) < bound
-        assert np.abs(fitted(one, true) - fitted(best, true)).max() < 0.01
+        assert np.abs(fitted(one, true) - fitted(best, true)).max() < (0.03 if "first_line" in scan else 0.003)
 
 
 def test_navigators_missing_or_a_scan_cut_off_end_in_images(caplog: pytest.LogCaptureFixture) -> None:
