@@ -24,6 +24,7 @@ MODULES = (
     "grappa",
     "compressed_sensing",
     "spirit",
+    "sms",
     "partial_fourier",
     "filtering",
     "reference",
