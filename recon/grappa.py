@@ -64,10 +64,10 @@ def calibrate(
     channels = source if target is None else target
     if not targets:
         return _identity(source.shape[0], source.dtype)
-    weights = solve(*_normal_equations(source, channels, offsets, targets, over_determination), regularization)
+    weights = solve(*normal_equations(source, channels, offsets, targets, over_determination), regularization)
     unknown = [source.shape[0], *(len(o) for o in offsets)]
     weights = weights.reshape(*unknown, len(targets), channels.shape[0]).astype(source.dtype)
-    return _convolution_kernel(weights, offsets, targets, keep_sampled=target is None)
+    return convolution_kernel(weights, offsets, targets, keep_sampled=target is None)
 
 
 def _offsets(
@@ -96,7 +96,7 @@ def _positions(shape: tuple[int, ...], offsets: tuple[np.ndarray, ...], targets:
     return positions
 
 
-def _normal_equations(
+def normal_equations(
     source: np.ndarray,
     target: np.ndarray,
     offsets: tuple[np.ndarray, np.ndarray, np.ndarray],
@@ -170,7 +170,7 @@ def solve(gram: np.ndarray, right: np.ndarray, regularization: float) -> np.ndar
     return least
 
 
-def _convolution_kernel(
+def convolution_kernel(
     weights: np.ndarray, offsets: tuple[np.ndarray, np.ndarray, np.ndarray], targets: list[tuple[int, int]], keep_sampled: bool
 ) -> np.ndarray:
     """Merge the kernels of all target positions ``[coil, k2, k1, k0, position, target]`` into one convolution kernel."""
