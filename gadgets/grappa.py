@@ -11,6 +11,7 @@ from gadgets.base import Stream, parameter
 from gadgets.coil_maps import CoilMapGadget, zero_filled
 from gadgets.generic import CalibrationMode, calibration_mode, describe_images, image_array
 from gadgets.header import Encoding, Header
+from gadgets.irregular import Filling, is_lattice, sampled_centre, sampled_lines
 from gadgets.items import ImageArray, Item, ReconBit, ReconBuffer, ReconData
 from recon.filters import apply_windows, reference_window
 from recon.grappa import calibrate, gfactor, reconstruct, unmixing
@@ -99,15 +100,23 @@ def _per_image(kspace: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 @dataclass(eq=False)
 class _Calibration:
-    """What one calibration yields: the data it came from, weights ``[LOC, S, N, CHA, E2, E1, E0]``, g-factor or None."""
+    """What one calibration yields: the data it came from, weights ``[LOC, S, N, CHA, E2, E1, E0]``, g-factor or None.
+
+    Of irregular sampling k-space is filled, and the weights only combine the coils.
+    """
 
     ref: ReconBuffer
     weights: np.ndarray
-    noise: np.ndarray | None
+    noise: np.ndarray | None = None
+    filling: Filling | None = None
 
 
 class CartesianGrappa(CoilMapGadget):
     """GRAPPA for 2D and 3D scans, with optional g-factor and SNR maps. ReconData -> ImageArray.
+
+    Lines on a lattice of the header's acceleration factors are unaliased in the image. Any other sampling (CAIPIRINHA, variable
+    density, a dense centre) is found in the data and filled in k-space; there is no g-factor for it, and without flagged calibration
+    lines the fully sampled centre serves.
 
     Calibration data come with the buffer (see `ReferencePrep`); a buffer without any is reconstructed with those of an earlier one.
     Kernels and maps are computed only when the calibration data change. With noise-adjusted input, images are in SNR units times
@@ -119,11 +128,13 @@ class CartesianGrappa(CoilMapGadget):
     send_out_gfactor: bool = parameter(False, help="send g-factor maps (accelerated scans)")
     send_out_snr_map: bool = parameter(False, help="send SNR maps: image divided by g-factor")
     grappa_kSize_RO: int = parameter(5, ge=1, help="kernel points along the readout (odd)")
-    grappa_kSize_E1: int = parameter(4, ge=1, help="kernel lines along E1")
+    grappa_kSize_E1: int = parameter(4, ge=1, help="kernel lines along E1 (irregular sampling: E1 x E2 lines, the nearest)")
     grappa_kSize_E2: int = parameter(4, ge=1, help="kernel lines along E2")
     grappa_reg_lamda: float = parameter(0.0005, ge=0, help="regularisation relative to the mean diagonal of the normal equations")
     grappa_calib_over_determine_ratio: float = parameter(
-        45.0, ge=0, help="3D: equations an unknown used for calibration, around the brightest part of the readout; 0: all"
+        45.0,
+        ge=0,
+        help="3D: equations an unknown used for calibration, around the brightest part of the readout (irregular: a fifth); 0: all",
     )
     downstream_coil_compression: bool = parameter(True, help="unalias into fewer channels than come in")
     downstream_coil_compression_thres: float = parameter(
@@ -137,31 +148,42 @@ class CartesianGrappa(CoilMapGadget):
         for item in items.of(ReconData):
             for space, bit in enumerate(item.bits):
                 if bit.data.data.size:
-                    calibrations[space] = self._calibration(bit, items.header.encoding(space), calibrations.get(space))
+                    known = calibrations.get(space)
+                    calibrations[space] = self._calibration(bit, items.header.encoding(space), known)
+                    if calibrations[space] is not known and calibrations[space].filling is not None:
+                        items.context.log.info("%s: sampled irregularly in space %d: filled in k-space, no g-factor", self.name, space)
                     for images in self._images(bit, calibrations[space], items.header, space):
                         images.waveforms = item.waveforms
                         yield images
 
     def _calibration(self, bit: ReconBit, encoding: Encoding, known: _Calibration | None) -> _Calibration:
         shape = bit.data.data.shape
-        if bit.ref is None:
+        acceleration = _acceleration(encoding, shape)
+        irregular = max(acceleration) > 1 and not is_lattice(sampled_lines(bit.data.data), acceleration)
+        ref = bit.ref
+        if ref is None:
             if known is None or known.weights.shape[-3:] != shape[-3:]:
                 raise ValueError(
                     "no calibration data came with the first buffer; put ReferencePrep "
                     f"(GenericReconCartesianReferencePrepGadget) before this gadget. {_WHERE_FLAGS}"
                 )
+            ref = known.ref
+        elif irregular and not _complete(ref.data):
+            ref = sampled_centre(bit.data) or ref
+        if known is not None and irregular == (known.filling is not None) and _same((known.ref, known.weights), ref, shape):
             return known
-        if known is not None and _same((known.ref, known.weights), bit.ref, shape):
-            return known
-        return self._calibrate(bit.ref, shape, encoding)
+        return self._calibrate(ref, shape, encoding, irregular)
 
-    def _calibrate(self, ref: ReconBuffer, shape: tuple[int, ...], encoding: Encoding) -> _Calibration:
+    def _calibrate(self, ref: ReconBuffer, shape: tuple[int, ...], encoding: Encoding, irregular: bool) -> _Calibration:
         targets = self._targets(ref.data)
+        acceleration = _acceleration(encoding, shape)
+        if max(acceleration) > 1:
+            _check_complete(ref.data, encoding)
         maps = self.maps(_low_resolution(ref, shape, calibration_mode(encoding))[:, :, :, :targets])
-        acceleration = (encoding.acceleration[1] if shape[-3] > 1 else 1, encoding.acceleration[0])
         if max(acceleration) <= 1:
-            return _Calibration(ref, maps.conj(), None)
-        _check_complete(ref.data, encoding)
+            return _Calibration(ref, maps.conj())
+        if irregular:
+            return _Calibration(ref, maps.conj(), filling=self._filling(ref.data, acceleration))
         coils = ref.data.shape[3]
         weights = np.empty((*ref.data.shape[:3], coils, *shape[-3:]), np.complex64)
         for where in np.ndindex(*ref.data.shape[:3]):
@@ -176,6 +198,17 @@ class CartesianGrappa(CoilMapGadget):
             )
             weights[where] = unmixing(kernel, maps[where])
         return _Calibration(ref, weights, gfactor(weights, acceleration))
+
+    def _filling(self, calibration: np.ndarray, acceleration: tuple[int, int]) -> Filling:
+        lines = (self.grappa_kSize_E2 if calibration.shape[-3] > 1 else 1, self.grappa_kSize_E1)
+        e2, e1 = (2 * max(k * step // 4, 1) + 1 if k > 1 else 1 for k, step in zip(lines, acceleration, strict=True))
+        return Filling(
+            calibration,
+            (e2, e1, self.grappa_kSize_RO | 1),
+            regularization=self.grappa_reg_lamda,
+            over_determination=self.grappa_calib_over_determine_ratio / 5,
+            most_sources=lines[0] * lines[1],
+        )
 
     def _targets(self, calibration: np.ndarray) -> int:
         """Number of leading channels to unalias into."""
@@ -193,7 +226,7 @@ class CartesianGrappa(CoilMapGadget):
 
     def _images(self, bit: ReconBit, calibration: _Calibration, header: Header, space: int) -> Iterator[ImageArray]:
         encoding = header.encoding(space)
-        kspace = bit.data.data
+        kspace = bit.data.data if calibration.filling is None else calibration.filling(bit.data.data)
         images = _per_image(kspace, calibration.weights) * np.float32(_noise_scale(bit.data, encoding))
         headers, metas = describe_images(bit, images.shape, header, space)
         noise = calibration.noise[:, :, :, None] if calibration.noise is not None else None
@@ -208,11 +241,22 @@ class CartesianGrappa(CoilMapGadget):
         yield image_array(images, headers, metas, encoding, role="Image", series=series, acquisition_headers=bit.data.headers)
 
 
+def _acceleration(encoding: Encoding, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Steps along (E2, E1)."""
+    return encoding.acceleration[1] if shape[-3] > 1 else 1, encoding.acceleration[0]
+
+
+def _complete(calibration: np.ndarray) -> bool:
+    """Whether calibration data have no gaps."""
+    sampled = sampled_lines(calibration).all(axis=(0, 1, 2))
+    # A 3D calibration region may have cut corners; an ellipse still fills 78 % of its rectangle.
+    return bool(sampled.mean() >= (1.0 if sampled.shape[0] == 1 else 0.75))
+
+
 def _check_complete(calibration: np.ndarray, encoding: Encoding) -> None:
     """Refuse calibration data with gaps: the kernel would learn the undersampling."""
-    sampled = np.any(calibration != 0, axis=(3, 6)).all(axis=(0, 1, 2))
-    # A 3D calibration region may have cut corners; an ellipse still fills 78 % of its rectangle.
-    if sampled.mean() < (1.0 if sampled.shape[0] == 1 else 0.75):
+    if not _complete(calibration):
+        sampled = sampled_lines(calibration).all(axis=(0, 1, 2))
         mode = encoding.calibration_mode or "none given"
         raise ValueError(
             f"no complete calibration lines for acceleration {encoding.acceleration[0]} x {encoding.acceleration[1]} "

@@ -37,6 +37,7 @@ def grappa(
     kernel_size: int | Sequence[int] | None = None,
     regularization: float = 0.01,
     over_determination: float = 8.0,
+    most_sources: int | None = None,
     leave_gaps: bool = False,
 ) -> np.ndarray:
     """Fill the missing samples of multi-coil k-space.
@@ -47,7 +48,7 @@ def grappa(
             missing; there are no leading axes then.
         calibration: fully sampled k-space `[..., coil, (z,) y, x]` of any size, leading axes as `kspace`, or none: all share the kernels.
             None takes the largest fully sampled block around the centre of each k-space.
-        kernel_size, regularization, over_determination, leave_gaps: see `PatternKernels`.
+        kernel_size, regularization, over_determination, most_sources, leave_gaps: see `PatternKernels`.
 
     Returns:
         k-space of the shape of `kspace`.
@@ -81,6 +82,7 @@ def grappa(
             kernel_size=kernel_size,
             regularization=regularization,
             over_determination=over_determination,
+            most_sources=most_sources,
             leave_gaps=leave_gaps,
         )
 
@@ -142,6 +144,7 @@ class PatternKernels:
             None takes 5, and without `leave_gaps` as much more as gives every missing point an acquired neighbour.
         regularization: Tikhonov weight relative to the mean diagonal of the normal equations; 0 gives the least-norm solution.
         over_determination: at most this many equations an unknown, taken around the brightest part of the readout; 0 uses all.
+        most_sources: use only so many of the acquired neighbours, the nearest (along the readout each counts once); None uses all.
         leave_gaps: leave samples without an acquired neighbour at 0 (corners outside an ellipse, partial Fourier) instead of refusing.
 
     Raises:
@@ -157,6 +160,7 @@ class PatternKernels:
         kernel_size: int | Sequence[int] | None = None,
         regularization: float = 0.01,
         over_determination: float = 8.0,
+        most_sources: int | None = None,
         leave_gaps: bool = False,
     ) -> None:
         self.image_shape = tuple(image_shape)
@@ -177,7 +181,7 @@ class PatternKernels:
             )
         self._box = tuple(1 if axis == self._readout else n for axis, n in enumerate(size))
         self._taps = 1 if self._readout is None else size[self._readout]
-        neighbourhoods = list(_neighbourhoods(grid, self._box))
+        neighbourhoods = list(_neighbourhoods(grid, self._box, most_sources))
         if not leave_gaps:
             self._refuse_gaps(neighbourhoods, size)
         neighbourhoods = [(targets, sources) for targets, sources in neighbourhoods if sources.size]
@@ -280,8 +284,8 @@ def _unchanging_axis(sampled: np.ndarray, image_shape: tuple[int, ...]) -> int |
     return None
 
 
-def _neighbourhoods(sampled: np.ndarray, box: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each pattern of acquired points in the box around a missing one: flat indices of the missing points, and of the box's points."""
+def _neighbourhoods(sampled: np.ndarray, box: tuple[int, ...], most: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each set of acquired points in the box around a missing one: flat indices of the missing points, and of the box's points."""
     padded = np.pad(sampled, [(n // 2, n // 2) for n in box])
     missing = np.flatnonzero(~sampled)
     windows = sliding_window_view(padded, box)
@@ -293,9 +297,14 @@ def _neighbourhoods(sampled: np.ndarray, box: tuple[int, ...]) -> Iterator[tuple
         order = np.argsort(inverse, kind="stable")
         for key, members in zip(keys, np.split(some[order], np.cumsum(np.bincount(inverse))[:-1]), strict=True):
             found.setdefault(key.tobytes(), []).append(members)
-    for key_bytes, parts in found.items():
-        acquired = np.unpackbits(np.frombuffer(key_bytes, np.uint8))
-        yield np.concatenate(parts), np.flatnonzero(acquired)
+    distance = np.sum((np.indices(box).reshape(len(box), -1) - np.array(box)[:, None] // 2) ** 2, axis=0)
+    together: dict[bytes, list[np.ndarray]] = {}
+    for pattern, parts in found.items():
+        acquired = np.flatnonzero(np.unpackbits(np.frombuffer(pattern, np.uint8)))
+        nearest = np.sort(acquired[np.argsort(distance[acquired], kind="stable")[:most]])
+        together.setdefault(nearest.tobytes(), []).extend(parts)
+    for sources, parts in together.items():
+        yield np.concatenate(parts), np.frombuffer(sources, np.intp)
 
 
 def _flat_offsets(sources: np.ndarray, box: tuple[int, ...], grid: tuple[int, ...]) -> np.ndarray:

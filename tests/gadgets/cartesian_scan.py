@@ -40,7 +40,10 @@ _XML = """<?xml version="1.0"?>
 
 @dataclass
 class Scan:
-    """What to simulate: factors and calibration in (e2, e1) order; `first` drops the lines before it (partial Fourier)."""
+    """What to simulate: factors and calibration in (e2, e1) order; `first` drops the lines before it (partial Fourier).
+
+    `lines`, bool ``[e2, e1]``, are the imaging lines where the factors do not tell.
+    """
 
     n: int = 64
     partitions: int = 1
@@ -56,6 +59,7 @@ class Scan:
     recon_fov: float = 300.0
     seed: int = 0
     calibrated: set[int] | None = None
+    lines: np.ndarray | None = None
     truth: np.ndarray = field(init=False)
     maps: np.ndarray = field(init=False)
 
@@ -104,6 +108,8 @@ class Scan:
         r2, r1 = self.acceleration
         shift = repetition if self.mode == "interleaved" else 0
         imaging = (e2 - self.partitions // 2) % r2 == 0 and (e1 - self.n // 2 - shift) % r1 == 0
+        if self.lines is not None:
+            imaging = bool(self.lines[e2, e1])
         accelerated = max(self.acceleration) > 1 and self.mode == "embedded"
         wanted = accelerated and (self.calibrated is None or repetition in self.calibrated)
         c2, c1 = self.calibration

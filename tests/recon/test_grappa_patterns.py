@@ -206,6 +206,16 @@ def test_equations_come_from_the_bright_part_of_the_readout(scan):
     assert nrmse(kspace[inner], few[inner]) < 1e-6 < nrmse(kspace[inner], every[inner])
 
 
+def test_only_the_nearest_sources(scan):
+    """Of two sampled lines on either side the nearer ones are left: as if the others had not been sampled."""
+    _, _, kspace = scan
+    dense, two = np.arange(66)[:, None] % 3 != 2, np.isin(np.arange(66), (31, 33))[:, None]
+    nearest, every = (grappa(kspace, dense, kspace[:, 23:43], kernel_size=5, most_sources=most) for most in (2, None))
+    alone = grappa(kspace, two, kspace[:, 23:43], kernel_size=5, leave_gaps=True)
+    np.testing.assert_allclose(nearest[:, 32], alone[:, 32], atol=1e-5)
+    assert nrmse(every[:, 32], nearest[:, 32]) > 1e-4
+
+
 def test_the_largest_sampled_block():
     mask = regular_mask((30, 31), (2, 3), (8, 11))
     assert calibration_region(mask) == [slice(11, 19), slice(10, 21)]
