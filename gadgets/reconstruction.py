@@ -28,10 +28,6 @@ MINIMAL_BANDWIDTH = 0.06
 """Fraction of k-space below which maps would be too coarse to tell coils apart."""
 
 
-ESPIRIT_CENTRE = (12, 24)
-"""Least and most samples along each edge of the centre of k-space that ESPIRiT is calibrated on."""
-
-
 class NonCartesianGadget(Gadget):
     """The parameters that gadgets for non-Cartesian data share."""
 
@@ -231,7 +227,8 @@ class Reconstruction:
             samples.data = _mixed(self._compressors[place], samples.data)
         shape = self._grids[place[0]].shape
         if self.gadget.coil_maps == "espirit":
-            maps = _espirit_maps(samples, shape, _dense(readouts))
+            spokes = len(readouts) if is_radial(readouts[0].trajectory[None]) else None
+            maps = _espirit_maps(samples, shape, spokes)
         else:
             maps = coarse_maps(samples.data, samples.trajectory, shape, samples.weights, self._bandwidth(readouts, shape))
         maps.setflags(write=False)  # what cannot change is copied to a GPU only once
@@ -239,7 +236,10 @@ class Reconstruction:
 
     def _bandwidth(self, readouts: Sequence[Readout], shape: tuple[int, ...]) -> float:
         """The part of k-space that maps are made from; of few spokes little more than they sample densely, against streaks."""
-        return min(self.gadget.map_bandwidth, max(1.5 * _dense(readouts) / (min(shape) / 2), MINIMAL_BANDWIDTH))
+        if not is_radial(readouts[0].trajectory[None]):
+            return self.gadget.map_bandwidth
+        dense = len(readouts) / (math.pi * min(shape) / 2)
+        return min(self.gadget.map_bandwidth, max(1.5 * dense, MINIMAL_BANDWIDTH))
 
     # -- images ------------------------------------------------------------------------------------------------------
 
@@ -324,17 +324,11 @@ class Reconstruction:
         return item
 
 
-def _dense(readouts: Sequence[Readout]) -> float:
-    """The radius, in samples, up to which a frame samples k-space densely."""
-    return len(readouts) / math.pi if is_radial(readouts[0].trajectory[None]) else math.inf
-
-
-def _espirit_maps(samples: Samples, shape: tuple[int, ...], dense: float) -> np.ndarray:
-    from recon.cartesian_centre import cartesian_centre
+def _espirit_maps(samples: Samples, shape: tuple[int, ...], spokes: int | None) -> np.ndarray:
+    from recon.cartesian_centre import cartesian_centre, dense_edge
     from recon.espirit import espirit
 
-    size = int(min(ESPIRIT_CENTRE[1], max(2 * dense, ESPIRIT_CENTRE[0])))
-    block = cartesian_centre(samples.data, samples.trajectory, shape, size)
+    block = cartesian_centre(samples.data, samples.trajectory, shape, dense_edge(spokes))
     kernel = [min(6 if len(shape) == 2 else 4, n) for n in block.shape[1:]]
     maps: np.ndarray = espirit(block, shape, block.shape[1:], kernel, rank=len(shape))
     return maps

@@ -15,9 +15,7 @@ MARGIN = 1.5
 """Grid over block: samples beyond the block keep its border right, and the grid's own border falls outside."""
 
 
-def cartesian_centre(
-    kspace: np.ndarray, trajectory: np.ndarray, image_shape: Sequence[int], size: int = 24, iterations: int = 10
-) -> np.ndarray:
+def cartesian_centre(kspace: np.ndarray, trajectory: np.ndarray, image_shape: Sequence[int], size: int, iterations: int = 10) -> np.ndarray:
     """Cartesian samples around the centre of k-space, spaced by the inverse of the field of view, by least squares.
 
     Every coil's coarse image that agrees with the samples near the centre is found by conjugate gradients, and transformed.
@@ -26,7 +24,8 @@ def cartesian_centre(
         kspace: complex `[coil, sample]`.
         trajectory: `[sample, axis]` in rad per pixel of `image_shape`, dense near the centre.
         image_shape: pixels per axis of the field of view.
-        size: edge of the block in samples, at most the image's.
+        size: edge of the block in samples, at most the image's. Where gaps are wider than the grid, the field of view folds, and
+            maps made from the block with it; see `dense_edge`.
         iterations: of the conjugate gradients.
 
     Returns:
@@ -44,3 +43,11 @@ def cartesian_centre(
         raise ValueError(f"no sample lies in the central {coarse} of {shape} grid points; the trajectory must pass the centre of k-space")
     images = cg_sense(kspace[:, None, near], trajectory[near] * scale, np.ones((1, *coarse), np.complex64), iterations, regularisation=1e-3)
     return np.ascontiguousarray(central_crop(fftc(images, tuple(range(-len(shape), 0))), block))
+
+
+def dense_edge(spokes: int | None) -> int:
+    """Edge in samples of a block for ESPIRiT: as far as `spokes` over 180 degrees leave no gaps of much more than one grid point.
+
+    Of other trajectories (None) a small one, because variable-density spirals are often undersampled outside it already.
+    """
+    return 14 if spokes is None else min(24, max(12, round(2.2 * spokes / math.pi)))
