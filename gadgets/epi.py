@@ -19,6 +19,7 @@ from gadgets.items import Acquisition, Item
 from gadgets.layout import Flag, clone
 from recon.epi import EpiReadout, pixel_matrix, receiver_phase
 from recon.epi_correction import LinePhase, estimate_line_phase, smooth_line_phase
+from recon.epi_entropy import least_entropy_phase
 
 _TIMING = ("rampUpTime", "flatTopTime", "rampDownTime", "acqDelayTime", "dwellTime")
 _EVEN = "scans whose echo-planar lines were taken as evenly sampled"
@@ -251,6 +252,9 @@ class EPIPhaseCorrection(Gadget):
     drift: Literal["none", "mean", "linear"] = parameter(
         "mean", help="phase from echo to echo along x: constant or linear", aliases=("B0CorrectionMode",)
     )
+    without_navigators: Literal["pass", "estimate"] = parameter(
+        "pass", help="lines of a slice without navigators: pass uncorrected, or with phases estimated from its first image"
+    )
     filter_length: int = parameter(
         0, unit="trains", help="smooth the phases over so many trains of a slice; below 3: off", aliases=("navigatorParameterFilterLength",)
     )
@@ -268,10 +272,27 @@ class EPIPhaseCorrection(Gadget):
                 continue
             place = (space, int(header["idx"]["slice"]), int(header["idx"]["set"]))
             train = trains.setdefault(place, _Train())
-            if acquisition.is_flag_set(Flag.IS_PHASECORR_DATA):
+            navigator = acquisition.is_flag_set(Flag.IS_PHASECORR_DATA)
+            if train.held and (navigator or train.begins(acquisition)):
+                yield from self._released(train, items.context)
+            if navigator:
                 train.collect(acquisition, items.context)
+            elif self.without_navigators == "estimate" and train.phase is None and not train.navigators:
+                train.held.append(acquisition)
+                if acquisition.is_flag_set(Flag.LAST_IN_SLICE):
+                    yield from self._released(train, items.context)
             else:
                 yield self._corrected(acquisition, train, items.context)
+        for place in sorted(trains):
+            yield from self._released(trains[place], items.context)
+
+    def _released(self, train: _Train, context: Context) -> Iterator[Item]:
+        """The lines of an image that waited for its end, corrected by the phases estimated from it."""
+        held, train.held = train.held, []
+        if held:
+            train.phase = _estimated(held, context)
+        for acquisition in held:
+            yield self._corrected(acquisition, train, context)
 
     def _corrected(self, acquisition: Acquisition, train: _Train, context: Context) -> Acquisition:
         if train.navigators:
@@ -282,7 +303,7 @@ class EPIPhaseCorrection(Gadget):
             if not context.counts.get(_UNCORRECTED):
                 context.log.warning(
                     "%s: readout %d has no navigators (flag IS_PHASECORR_DATA) before it in its slice; it and others like it pass "
-                    "uncorrected and will show ghosts",
+                    "uncorrected and will show ghosts; without_navigators=estimate finds phases from the image",
                     *(self.name, acquisition.header["scan_counter"]),
                 )
             context.count(_UNCORRECTED)
@@ -327,8 +348,28 @@ class EPIPhaseCorrection(Gadget):
             train.history = train.history[-1:]
 
 
+def _estimated(held: list[Acquisition], context: Context) -> LinePhase | None:
+    """Phases from the lines of an image, None where they do not serve: one direction only, no finite samples."""
+    encoding = context.header.encoding(int(held[0].header["encoding_space_ref"]))
+    count = encoding.encoded.matrix[1]
+    limit = encoding.limit("kspace_encoding_step_1")
+    first = 0 if limit is None else count // 2 - limit.center
+    imaging = [line for line in held if not line.is_flag_set(Flag.IS_PARALLEL_CALIBRATION)] or held
+    lines, directions, rows = [], [], []
+    for line in imaging:
+        counters, row = line.header["idx"], first + int(line.header["idx"]["kspace_encode_step_1"])
+        alike = all(counters[name] == imaging[0].header["idx"][name] for name in ("contrast", "kspace_encode_step_2"))
+        if alike and 0 <= row < count and line.data.shape == imaging[0].data.shape and np.isfinite(line.data).all():
+            lines.append(line.data)
+            directions.append(line.is_flag_set(Flag.IS_REVERSE))
+            rows.append(row)
+    if len(set(directions)) < 2:
+        return None
+    context.count("echo trains whose phases were estimated from the image")
+    return least_entropy_phase(np.stack(lines), directions, rows, count)
+
+
 _UNCORRECTED = "echo-planar lines without navigators left uncorrected"
-_COUNTERS = ("average", "phase", "repetition")
 
 
 @dataclass
@@ -336,7 +377,8 @@ class _Train:
     """Where the echo train of a slice stands.
 
     navigators: collected for the next train; phase: of the present one, None where never a navigator came; echo: number of the
-    newest line; counters: that a train has in common; history: phases and weights of the last trains; count: trains so far.
+    newest line; counters: that a train has in common; history: phases and weights of the last trains; count: trains so far; held:
+    lines that wait for an estimate from their image.
     """
 
     navigators: list[Acquisition] = field(default_factory=list)
@@ -345,6 +387,11 @@ class _Train:
     counters: tuple[int, ...] | None = None
     history: list[tuple[LinePhase, float]] = field(default_factory=list)
     count: int = 0
+    held: list[Acquisition] = field(default_factory=list)
+
+    def begins(self, line: Acquisition) -> bool:
+        """Whether a line belongs to another image than those held."""
+        return _common(line) != _common(self.held[-1])
 
     def collect(self, navigator: Acquisition, context: Context) -> None:
         """Keep a navigator, unless it holds samples that are not finite."""
@@ -355,9 +402,14 @@ class _Train:
 
     def step(self, line: Acquisition) -> None:
         """Count an echo on; a line of another repetition begins a train."""
-        counters = tuple(int(line.header["idx"][name]) for name in _COUNTERS)
+        counters = _common(line)
         self.echo = self.echo + 1 if self.counters in (None, counters) else 0
         self.counters = counters
+
+
+def _common(line: Acquisition) -> tuple[int, ...]:
+    """Counters that the lines of an image have in common."""
+    return tuple(int(line.header["idx"][name]) for name in ("average", "phase", "repetition"))
 
 
 class OneEncoding(Gadget):

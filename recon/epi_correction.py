@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import scipy.signal
@@ -33,10 +34,16 @@ class LinePhase:
 
     def correction(self, echo: int, reverse: bool) -> np.ndarray:
         """Factors complex64 `[pixels]` that take the phase off the line of that echo."""
-        pixels = len(self.further)
-        odd_even = polynomial(self.odd_even, pixels) + self.further
-        phase = echo * polynomial(self.drift, pixels) + (-0.5 if reverse else 0.5) * odd_even
+        phase = echo * self._drift + (-0.5 if reverse else 0.5) * self._odd_even
         return np.asarray(np.exp(-1j * phase), np.complex64)
+
+    @cached_property
+    def _drift(self) -> np.ndarray:
+        return polynomial(self.drift, len(self.further))
+
+    @cached_property
+    def _odd_even(self) -> np.ndarray:
+        return np.asarray(polynomial(self.odd_even, len(self.further)) + self.further)
 
     @property
     def delay(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from gadgets.items import Acquisition, Image
+from gadgets.items import Acquisition, Image, Item
 from gadgets.layout import Flag
 from recon.epi import EpiReadout
 from recon.epi_correction import ghost_level
+from recon.fourier import fftc
 from scripts import simulate
 from service.local import reconstruct
 
@@ -91,6 +93,36 @@ def test_chains_and_scans(config: str, dtype: type, scan: dict[str, Any], bound:
         assert one.data.dtype == dtype
         assert error(one, true) < bound
         assert np.abs(fitted(one, true) - fitted(best, true)).max() < (0.03 if "first_line" in scan else 0.003)
+
+
+@pytest.mark.parametrize("config", ["epi_grappa", "Generic_Cartesian_Grappa_EPI"])
+def test_calibration_by_a_gradient_echo_of_its_own_encoding_space(config: str) -> None:
+    """24 oversampled Cartesian lines a slice, without the faults of the echo-planar ones, in front of the accelerated scan."""
+    scan = simulate.epi((48, 48), 6, acceleration=2, noise=1e-4, noise_readouts=0)
+    xml = scan.header.decode()
+    encoding = xml[xml.index("<encoding>") : xml.index("</encoding>") + len("</encoding>")]
+    other = re.sub(r"<trajectoryDescription>.*</trajectoryDescription>", "", encoding, flags=re.DOTALL).replace(">epi<", ">cartesian<")
+    other = other.replace("<x>48</x>", "<x>96</x>", 1).replace("<x>144.0</x>", "<x>288.0</x>", 1)
+    lines: list[Item] = []
+    for number in range(2):
+        wide = np.zeros((6, 48, 96), np.complex64)
+        wide[:, :, 24:72] = scan.truth["images"][number] * scan.truth["coil_maps"]
+        kspace = fftc(wide, (1, 2))
+        for row in range(12, 36):
+            line = Acquisition(None, np.ascontiguousarray(kspace[:, row]))
+            line.set_flag(Flag.IS_PARALLEL_CALIBRATION)
+            line.header["encoding_space_ref"] = 1
+            line.header["idx"]["kspace_encode_step_1"], line.header["idx"]["slice"] = row, number
+            lines.append(line)
+    imaging = scan.items[2 * 27 :]  # without the echo-planar calibration: two trains of 3 navigators and 24 lines
+    assert not any(item.is_flag_set(Flag.IS_PARALLEL_CALIBRATION) for item in imaging)  # type: ignore[attr-defined]
+    header = xml.replace(encoding, encoding + other).encode()
+    found = reconstruct([*lines, *imaging], config, header=header)
+    usual = images(scan, config)
+    assert len(found) == len(usual) == 4
+    for one, best in zip(found, usual, strict=True):
+        true = scan.truth["images"][int(one.slice)]
+        assert error(one, true) < 1.1 * error(best, true) + 0.005
 
 
 def test_navigators_missing_or_a_scan_cut_off_end_in_images(caplog: pytest.LogCaptureFixture) -> None:

@@ -231,6 +231,23 @@ def test_lines_without_navigators_pass_with_one_warning_and_a_count(caplog: pyte
     assert sum(context.counts.values()) == len(lines)
 
 
+@pytest.mark.parametrize("shots", [1, 2])
+def test_phases_from_the_image_where_there_are_no_navigators(shots: int) -> None:
+    scan = small(navigators=0, shots=shots, off_resonance_hz=0.0, delay_us=-1.0, phase=0.7)
+    scan.items[7].data[0, 3] = np.nan  # type: ignore[attr-defined]
+    lines, context = process(scan, EPIReadout(), EPIPhaseCorrection(without_navigators="estimate"))
+    assert [int(line.scan_counter) for line in lines] == [int(item.scan_counter) for item in scan.items]  # type: ignore[attr-defined]
+    assert context.counts == {"echo trains whose phases were estimated from the image": 2}  # one a slice, and then kept
+    for line in lines[10:]:
+        assert relative_error(truth(scan, line), line.data) < (0.1 if 4 < int(line.idx["kspace_encode_step_1"]) < 20 else 0.25)
+    cut, _ = process(scan, EPIReadout(), EPIPhaseCorrection(without_navigators="estimate"), items=scan.items[:20])
+    assert len(cut) == 20
+    backward = [i for i in imaging(scan.items) if i.is_flag_set(Flag.IS_REVERSE)][:6]
+    alike, context = process(scan, EPIReadout(), EPIPhaseCorrection(without_navigators="estimate"), items=backward)
+    assert len(alike) == 6
+    assert context.counts == {"echo-planar lines without navigators left uncorrected": 6}
+
+
 def test_a_train_without_navigators_takes_those_of_its_slice() -> None:
     scan = small(off_resonance_hz=40.0)
     later = [i for i in scan.items if not (i.is_flag_set(Flag.IS_PHASECORR_DATA) and int(i.idx["repetition"]) > 0)]  # type: ignore[attr-defined]

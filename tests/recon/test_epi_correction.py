@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from recon.epi import EpiReadout, pixel_matrix, receiver_phase
 from recon.epi_correction import LinePhase, estimate_line_phase, fit_phase, ghost_level, polynomial, smooth_line_phase
+from recon.epi_entropy import least_entropy_phase
 from recon.fourier import fftc, ifftc
 from tests.recon.conftest import random_complex, relative_error
 
@@ -235,6 +236,41 @@ def test_ghost_level() -> None:
         ghost_level(image, np.ones((16, 8), bool))
     with pytest.raises(ValueError, match="mask"):
         ghost_level(image, np.zeros((16, 8), bool))
+
+
+# -- without navigators ---------------------------------------------------------------------------------------------------
+
+
+def echo_planar_lines(phase: LinePhase) -> tuple[np.ndarray, list[bool]]:
+    """Lines `[line, coil, x]` of an ellipse, every second one backwards."""
+    y, x = (np.arange(SIZE)[:, None] - SIZE // 2) / SIZE, PIXELS / SIZE
+    image = ((y / 0.8) ** 2 + (x / 0.7) ** 2 < 0.25) * (1 + 0.3 * np.cos(20 * x) * np.cos(15 * y))
+    coils = np.exp(-2 * ((x - np.array([0.5, -0.5, 0, 0, 0.2, 0.1])[:, None, None]) ** 2)) * np.exp(1j * np.arange(6)[:, None, None] * y)
+    lines = fftc(image * coils, 1).swapaxes(0, 1)
+    reverse = [bool(row % 2) for row in range(SIZE)]
+    return np.stack([line / phase.correction(0, back) for line, back in zip(lines, reverse, strict=True)]), reverse
+
+
+@pytest.mark.parametrize(("constant", "shift"), [(0.4, 0.3), (-1.2, -0.8), (2.6, 0.1), (-2.0, 1.2)])
+def test_least_entropy_finds_the_phase_of_a_small_object(constant: float, shift: float) -> None:
+    lines, reverse = echo_planar_lines(line_phase([0.0], [constant, 4 * np.pi * shift]))
+    lines += 0.02 * random_complex(lines.shape, 4, "complex128")
+    found = least_entropy_phase(lines, reverse, range(SIZE), SIZE)
+    assert found.delay == pytest.approx(shift, abs=0.01)
+    assert np.angle(np.exp(1j * (found.odd_even[0] - constant))) == pytest.approx(0, abs=0.02)
+
+
+def test_least_entropy_of_nothing_and_of_what_does_not_serve() -> None:
+    nothing = least_entropy_phase(np.zeros((4, 2, 8)), [False, True] * 2, range(4), 4)
+    assert np.abs(nothing.correction(0, True) - 1).max() == 0
+    for lines, reverse, rows, message in [
+        (np.ones((4, 8)), [False, True] * 2, range(4), "coil"),
+        (np.ones((4, 2, 8)), [True] * 4, range(4), "direction"),
+        (np.ones((4, 2, 8)), [False, True] * 2, range(1, 5), "outside"),
+        (np.full((4, 2, 8), np.inf), [False, True] * 2, range(4), "finite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            least_entropy_phase(lines, reverse, rows, 4)
 
 
 def test_bad_navigators_are_refused() -> None:
