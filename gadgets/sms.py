@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
-from gadgets.base import Gadget, Stream, parameter
+from gadgets.base import Context, Gadget, Stream, parameter
 from gadgets.coil_maps import zero_filled
 from gadgets.generic import IGNORED, describe_images, image_array
 from gadgets.header import Encoding, Header, HeaderError, Limit
@@ -15,7 +16,11 @@ from gadgets.items import ImageArray, Item, ReconBit, ReconBuffer, ReconData
 from gadgets.layout import clone
 from recon.espirit import espirit
 from recon.operators.sms import caipi_phases
+from recon.slice_grappa import SliceGrappa
 from recon.slice_sense import SliceSense
+
+Unfolding = Callable[[np.ndarray], np.ndarray]
+"""K-space ``[coil, ky, kx]`` to images ``[slice, y, x]``."""
 
 FEWEST_LINES = 12
 """Calibration lines below which maps would not tell slices apart."""
@@ -24,17 +29,18 @@ _GEOMETRY = ("position", "read_dir", "phase_dir", "slice_dir", "patient_table_po
 
 
 class SMSRecon(Gadget):
-    """Slices that were excited together, taken apart by SENSE. ReconData -> ImageArray with an image for each slice, along LOC.
+    """Slices that were excited together, taken apart by the coils. ReconData -> ImageArray with an image for each slice, along LOC.
 
     The slice counter of imaging readouts numbers the groups; of G groups, group g holds the slices g, g + G, g + 2 G, ... Calibration
     readouts (flag 20) of each slice alone, numbered by slice, give the sensitivities and the positions of the slices; they must come
     before the images they serve and may come again. From acquired line to acquired line, slice m of a group gains the phase of m
     times `caipi_shift` turns (blipped CAIPI, zero at the centre of k-space), calibration readouts none. In-plane acceleration is
-    undone in the same step.
+    undone in the same step. SENSE and split slice-GRAPPA differ little; SENSE also takes partial Fourier scans as they are.
     """
 
     ignored = IGNORED
 
+    method: Literal["sense", "slice_grappa"] = parameter("sense", help="SENSE with ESPIRiT maps, or split slice-GRAPPA")
     multiband: int | None = parameter(None, ge=1, help="slices excited together; none: multiband_factor of the header")
     caipi_shift: float | None = parameter(
         None,
@@ -44,12 +50,15 @@ class SMSRecon(Gadget):
         help="shift of a slice against its neighbour in the group, of the field of view by the in-plane acceleration, towards rising y; "
         "none: deltaKz (1/mm) times dZ (mm) of the header, or 1 / multiband without them",
     )
-    regularization: float = parameter(0.001, ge=0, help="Tikhonov weight in units of the mean diagonal of the Fourier part")
+    regularization: float = parameter(
+        0.001, ge=0, help="Tikhonov weight: of SENSE in units of the mean diagonal of the Fourier part, of kernels in units of theirs"
+    )
+    kernel_size: int = parameter(5, ge=1, le=15, unit="samples", help="edge of the kernels of slice-GRAPPA, odd")
     iterations: int = parameter(50, ge=1, help="most iterations where the sampling is not periodic (partial Fourier)")
     calibration: int = parameter(
         24, ge=FEWEST_LINES, unit="samples", help="most of the centre of k-space that maps are made from, each way"
     )
-    map_crop: float = parameter(0.8, ge=0, lt=1, help="eigenvalue below which ESPIRiT takes a pixel for background")
+    map_crop: float = parameter(0.9, ge=0, lt=1, help="eigenvalue below which ESPIRiT takes a pixel for background")
     image_series: int = parameter(0, ge=0, le=65534, help="number of the image series before the first")
 
     def __call__(self, items: Stream) -> Iterator[Item]:
@@ -61,12 +70,12 @@ class SMSRecon(Gadget):
                 if bit.ref is not None and bit.ref.data.size:
                     space.learn(bit.ref, items.header.encoding(number))
                 if bit.data.data.size:
-                    images = self._images(bit, space, items.header, number)
+                    images = self._images(bit, space, items.context, number)
                     images.waveforms = item.waveforms or None
                     yield images
 
-    def _images(self, bit: ReconBit, space: _Space, header: Header, number: int) -> ImageArray:
-        encoding, data = header.encoding(number), bit.data
+    def _images(self, bit: ReconBit, space: _Space, context: Context, number: int) -> ImageArray:
+        header, data = context.header, bit.data
         if data.data.shape[4] > 1:
             raise ValueError("simultaneous slices of 3D encoding are not supported; the encoded matrix must have z = 1")
         factor = self._factor(header)
@@ -84,15 +93,28 @@ class SMSRecon(Gadget):
         locations.sort(key=lambda one: one[1])
         out = np.zeros((len(locations), *data.data.shape[1:3], 1, *data.data.shape[4:]), np.complex64)
         for where in np.ndindex(data.data.shape[:3]):
-            lines = data.headers[where]["number_of_samples"][0] > 0
+            kspace, lines = self._finite(data.data[where][:, 0], data.headers[where]["number_of_samples"][0] > 0, context)
             if lines.any():
                 slices = [place for place, (location, _) in enumerate(locations) if location == where[0]]
                 unfold = self._unfolding(space, [locations[place][1] for place in slices], lines, data.data.shape, header)
-                out[slices, where[1], where[2], 0, 0] = unfold(data.data[where][:, 0])
+                out[slices, where[1], where[2], 0, 0] = unfold(kspace)
         expanded = replace(bit, data=_expanded(data, locations, space))
         headers, metas = describe_images(expanded, out.shape, header, number)
         series = self.image_series + number + 1
-        return image_array(out, headers, metas, encoding, role="Image", series=series, acquisition_headers=expanded.data.headers)
+        return image_array(
+            out, headers, metas, header.encoding(number), role="Image", series=series, acquisition_headers=expanded.data.headers
+        )
+
+    def _finite(self, kspace: np.ndarray, lines: np.ndarray, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """K-space and its sampled lines without those that hold NaN or infinite samples."""
+        finite = np.isfinite(kspace).all(axis=(0, 2))
+        if finite.all():
+            return kspace, lines
+        what = "lines with NaN or infinite samples, left out"
+        if what not in context.counts:
+            context.log.warning("%s: %s", self.name, what)
+        context.count(what, int(np.count_nonzero(lines & ~finite)))
+        return np.where(finite[:, None], kspace, 0), lines & finite
 
     def _factor(self, header: Header) -> int:
         given = header.number("encoding", "parallelImaging", "multiband", "multiband_factor")
@@ -115,16 +137,30 @@ class SMSRecon(Gadget):
         step, distance = header.number(*path, "deltaKz"), header.number(*path, "spacing", "dZ")
         return 1 / factor if step is None or distance is None else step * distance
 
-    def _unfolding(self, space: _Space, slices: list[int], lines: np.ndarray, shape: tuple[int, ...], header: Header) -> SliceSense:
+    def _unfolding(self, space: _Space, slices: list[int], lines: np.ndarray, shape: tuple[int, ...], header: Header) -> Unfolding:
         key = (*slices, lines.tobytes())
         if key not in space.unfoldings:
-            maps = np.stack([self._maps(space, one, shape) for one in slices])
             sampled = np.flatnonzero(lines)
             step = int(np.diff(sampled).min()) if len(sampled) > 1 else 1
             shift = self._shift(header, len(slices)) / step
-            phases = caipi_phases(len(slices), len(lines), [shift * m for m in range(len(slices))])[..., 0]
-            space.unfoldings[key] = SliceSense(maps, phases, lines, self.regularization, self.iterations)
+            maps = np.stack([self._maps(space, one, shape) for one in slices])
+            shifts = [shift * m for m in range(len(slices))]
+            if self.method == "sense":
+                space.unfoldings[key] = self._sense(maps, shifts, lines)
+            else:
+                block = min(_central_block(space.reference[one][1]) for one in slices)
+                first = (shape[-2] - block) // 2
+                calibration = np.stack([space.reference[one][0][:, first : first + block] for one in slices])
+                kernel = (self.kernel_size, self.kernel_size)
+                space.unfoldings[key] = SliceGrappa(calibration, maps, shifts, step, kernel, self.regularization)
         return space.unfoldings[key]
+
+    def _sense(self, maps: np.ndarray, shifts: list[float], lines: np.ndarray) -> Unfolding:
+        phases = caipi_phases(len(maps), len(lines), shifts)[..., 0]
+        solve = SliceSense(maps, phases, lines, self.regularization, self.iterations)
+        # Where maps fade out at the edge of the object, it is maps times image that the coils saw.
+        seen = np.sqrt((maps.real**2 + maps.imag**2).sum(axis=1))
+        return lambda kspace: solve(kspace) * seen
 
     def _maps(self, space: _Space, number: int, shape: tuple[int, ...]) -> np.ndarray:
         """ESPIRiT maps ``[coil, y, x]`` of a slice."""
@@ -153,7 +189,7 @@ class _Space:
 
     reference: dict[int, tuple[np.ndarray, np.ndarray, np.void]] = field(default_factory=dict)
     maps: dict[int, np.ndarray] = field(default_factory=dict)
-    unfoldings: dict[tuple[object, ...], SliceSense] = field(default_factory=dict)
+    unfoldings: dict[tuple[object, ...], Unfolding] = field(default_factory=dict)
 
     def learn(self, ref: ReconBuffer, encoding: Encoding) -> None:
         """Take the single-band slices of a buffer; their maps are made anew if they have changed."""

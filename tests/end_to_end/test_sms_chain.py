@@ -21,5 +21,5 @@ def test_the_chain_shows_every_slice_as_it_is(scan: SMSScan) -> None:
         assert image.data.dtype == np.uint16
         assert image.position.tolist() == [1.0, 2.0, 4.0 * number]
         found = [nrmse(image.data[0, 0], truth) for truth in scan.truth]
-        assert found[number] < (0.085 if scan.factor == 2 else 0.18)
+        assert found[number] < (0.03 if scan.factor == 2 else 0.12)
         assert int(np.argmin(found)) == number

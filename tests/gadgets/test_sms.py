@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gadgets.accumulate import AcquisitionAccumulateTrigger
-from gadgets.base import GadgetError
+from gadgets.base import Context, GadgetError
 from gadgets.buffer import BucketToBuffer
 from gadgets.header import Header
 from gadgets.items import Acquisition, ImageArray
@@ -33,22 +33,22 @@ def errors(array: ImageArray, truth: np.ndarray) -> list[float]:
     return [float(np.linalg.norm(one - true) / np.linalg.norm(true)) for one, true in zip(found, truth, strict=True)]
 
 
+@pytest.mark.parametrize("method", ["sense", "slice_grappa"])
 @pytest.mark.parametrize(
     ("scan", "bound"),
     [
-        (SMSScan(factor=1, shift=0.0), 0.08),
-        (SMSScan(), 0.085),
-        (SMSScan(mode="embedded"), 0.085),
-        (SMSScan(factor=3, shift=1 / 3), 0.09),
-        (SMSScan(factor=3, shift=-1 / 3), 0.09),
-        (SMSScan(acceleration=2), 0.13),
-        (SMSScan(factor=3, acceleration=2, shift=1 / 3), 0.18),
-        (SMSScan(factor=2, shift=0.0, groups=1), 0.13),
-        (SMSScan(first=8), 0.16),
+        (SMSScan(factor=1, shift=0.0), 0.025),
+        (SMSScan(), 0.03),
+        (SMSScan(mode="embedded"), 0.03),
+        (SMSScan(factor=3, shift=1 / 3), 0.045),
+        (SMSScan(factor=3, shift=-1 / 3), 0.045),
+        (SMSScan(acceleration=2), 0.06),
+        (SMSScan(factor=3, acceleration=2, shift=1 / 3), 0.12),
+        (SMSScan(factor=2, shift=0.0, groups=1), 0.03),
     ],
 )
-def test_each_slice_is_the_true_one(scan: SMSScan, bound: float) -> None:
-    (array,) = reconstructed(scan)
+def test_each_slice_is_the_true_one(scan: SMSScan, bound: float, method: str) -> None:
+    (array,) = reconstructed(scan, method=method)
     assert array.data.shape == (scan.slices, 1, 1, 1, 1, scan.n, scan.n)
     assert max(errors(array, scan.truth)) < bound
     assert array.headers["slice"].ravel().tolist() == list(range(scan.slices))
@@ -56,22 +56,30 @@ def test_each_slice_is_the_true_one(scan: SMSScan, bound: float) -> None:
     assert set(array.headers["acquisition_time_stamp"].ravel().tolist()) == {500}
 
 
-@pytest.mark.parametrize("scan", [SMSScan(), SMSScan(factor=3, shift=1 / 3), SMSScan(factor=3, shift=1 / 3, acceleration=2)])
-def test_little_of_a_slice_leaks_into_its_neighbours(scan: SMSScan) -> None:
+def test_partial_fourier() -> None:
+    scan = SMSScan(first=8)
+    (array,) = reconstructed(scan)
+    assert max(errors(array, scan.truth)) < 0.11
+
+
+@pytest.mark.parametrize("method", ["sense", "slice_grappa"])
+@pytest.mark.parametrize(("factor", "shift", "acceleration", "bound"), [(2, 1 / 2, 1, 0.012), (3, 1 / 3, 1, 0.016), (3, 1 / 3, 2, 0.05)])
+def test_little_of_a_slice_leaks_into_its_neighbours(factor: int, shift: float, acceleration: int, bound: float, method: str) -> None:
+    scan = SMSScan(factor=factor, shift=shift, acceleration=acceleration)
     calibration = scan.calibration()
     scan.noise = 0.0
     for only in range(scan.factor):
-        (array,) = reconstructed(scan, [*calibration, *scan.images(only=only)])
+        (array,) = reconstructed(scan, [*calibration, *scan.images(only=only)], method=method)
         energy = np.sqrt((np.abs(array.data) ** 2).sum((1, 2, 3, 4, 5, 6))).reshape(scan.factor, scan.groups)
         leaked = np.delete(energy / energy[only], only, 0)
-        assert leaked.max() < 0.06
+        assert leaked.max() < bound
 
 
 def test_repetitions_use_the_calibration_of_the_first() -> None:
     scan = SMSScan(repetitions=3)
     arrays = reconstructed(scan)
     assert [int(array.headers["repetition"][0, 0, 0]) for array in arrays] == [0, 1, 2]
-    assert all(max(errors(array, scan.truth)) < 0.085 for array in arrays)
+    assert all(max(errors(array, scan.truth)) < 0.03 for array in arrays)
     again = reconstructed(scan)
     assert [array.data.tobytes() for array in again] == [array.data.tobytes() for array in arrays]
 
@@ -88,7 +96,7 @@ def test_calibration_slice_by_slice_and_renewed() -> None:
         one.data *= 0.5
     later = SMSScan(repetitions=2)
     arrays = reconstructed(later, [*scan.calibration(), *later.images(0), *_in_repetition(dim, 1), *later.images(1)])
-    assert [max(errors(one, scan.truth)) < 0.085 for one in arrays] == [True, True]
+    assert [max(errors(one, scan.truth)) < 0.03 for one in arrays] == [True, True]
 
 
 def _in_repetition(readouts: list[Acquisition], repetition: int) -> list[Acquisition]:
@@ -100,7 +108,7 @@ def _in_repetition(readouts: list[Acquisition], repetition: int) -> list[Acquisi
 def test_properties_stand_for_what_the_header_lacks() -> None:
     scan = SMSScan(factor=3, shift=1 / 3, in_header=False)
     (array,) = reconstructed(scan, multiband=3)
-    assert max(errors(array, scan.truth)) < 0.09
+    assert max(errors(array, scan.truth)) < 0.045
     (wrong,) = reconstructed(scan, multiband=3, caipi_shift=0.0)
     assert max(errors(wrong, scan.truth)) > 0.5
 
@@ -109,6 +117,8 @@ def test_what_the_parameters_change() -> None:
     scan = SMSScan(acceleration=2, groups=1)
     (plain,), (damped,) = reconstructed(scan), reconstructed(scan, regularization=1.0)
     assert np.linalg.norm(damped.data) < 0.7 * np.linalg.norm(plain.data)
+    (small,), (large,) = (reconstructed(scan, method="slice_grappa", kernel_size=size) for size in (1, 5))
+    assert max(errors(small, scan.truth)) > 1.15 * max(errors(large, scan.truth))
     assert int(plain.headers["image_series_index"][0, 0, 0]) == 1
     assert int(reconstructed(scan, image_series=4)[0].headers["image_series_index"][0, 0, 0]) == 5
 
@@ -132,6 +142,16 @@ SMALL = SMSScan(groups=1)
 def test_what_does_not_fit_is_named(items: list[Acquisition], scan: SMSScan, properties: dict[str, Any], message: str) -> None:
     with pytest.raises(GadgetError, match=rf"\[SMSRecon\].*{message}"):
         reconstructed(scan, items, **properties)
+
+
+def test_a_line_with_nan_costs_only_that_line() -> None:
+    items = SMALL.items()
+    items[-10].data[2, 7] = np.nan
+    context = Context(header=SMALL.header)
+    trigger = AcquisitionAccumulateTrigger(trigger_dimension="repetition")
+    (array,) = through([trigger, BucketToBuffer(), SMSRecon()], items, context)
+    assert max(errors(array, SMALL.truth)) < 0.04
+    assert context.counts["lines with NaN or infinite samples, left out"] == 1
 
 
 def test_calibration_with_nan_is_refused() -> None:
