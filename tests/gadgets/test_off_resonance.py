@@ -109,6 +109,17 @@ def test_a_map_from_a_file(tmp_path: Path, echoes: list[list[Acquisition]]) -> N
     assert nrmse(image.data[0, 0], SCAN.truth) < 0.05
 
 
+def test_each_slice_has_its_field_and_its_echoes(echoes: list[list[Acquisition]]) -> None:
+    other = FieldScan()
+    other.field_hz = -0.7 * SCAN.field_hz.T
+    items = []
+    for contrast in range(2):
+        items += echoes[contrast] + other.image(contrast, 20 + 4 * contrast, slice=1)
+    images = through(OffResonanceRecon(), items)
+    assert [(int(i.slice), int(i.contrast)) for i in images] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert all(nrmse(image.data[0, 0], SCAN.truth) < 0.07 for image in images)
+
+
 def test_one_coil_is_enough() -> None:
     scan = FieldScan(coils=1)
     images = through(OffResonanceRecon(), scan.image(0, 0) + scan.image(1, 4))

@@ -102,6 +102,18 @@ def test_without_a_field_it_is_cg_sense(scan: dict[str, Any]) -> None:
         assert relative_error(plain, image) < 1e-3
 
 
+def test_a_volume() -> None:
+    shape = (3, 8, 6)
+    points, times = random_trajectory(900, 3, dtype="float64"), np.tile(np.linspace(0, 8e-3, 90), 10)
+    z, y, x = np.meshgrid(*(np.arange(n) - n // 2 for n in shape), indexing="ij")
+    field = 30.0 * z + 12.0 * y - 9.0 * x
+    maps, image = random_complex((4, *shape), 1, "complex128"), random_complex(shape, 2, "complex128")
+    positions = np.stack([z.ravel(), y.ravel(), x.ravel()])
+    matrix = np.exp(-1j * points @ positions - 2j * np.pi * np.outer(times, field.ravel())) / np.sqrt(image.size)
+    kspace = (maps * image).reshape(4, -1) @ matrix.T
+    assert relative_error(image, b0_sense(kspace, points, maps, field, times, 100, 1e-6, accuracy=1e-4)) < 5e-3
+
+
 def test_tensors_give_the_same(scan: dict[str, Any], tf: Any) -> None:
     data = given(scan)
     for toeplitz in (True, False):
