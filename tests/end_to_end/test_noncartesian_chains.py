@@ -45,8 +45,11 @@ def error(image: Image, truth: np.ndarray) -> float:
         ("dense", "radial_cgsense", np.uint16, 0.12),
         ("radial", "radial_cgsense", np.uint16, 0.2),
         ("radial", "radial_realtime", np.float32, 0.2),
+        ("radial", "radial_grasp", np.float32, 0.2),
+        ("radial", "radial_llr", np.float32, 0.2),
         ("spiral", "spiral_cgsense", np.uint16, 0.17),
         ("spiral", "spiral_realtime", np.float32, 0.15),
+        ("spiral", "radial_grasp", np.float32, 0.15),
     ],
 )
 def test_chains_show_every_frame_as_it_was(scan: str, config: str, dtype: type, bound: float, request: pytest.FixtureRequest) -> None:
@@ -71,3 +74,18 @@ def test_unwhitened_images_have_the_brightness_of_the_object(radial: simulate.Sc
 def test_frames_by_number_and_by_flag_are_the_same(radial: simulate.Scan) -> None:
     by_flag, by_number = (images(radial, "radial_realtime", **properties) for properties in ({}, {"frame_readouts": 21}))
     assert [image.data.tobytes() for image in by_flag] == [image.data.tobytes() for image in by_number]
+
+
+@pytest.mark.parametrize("config", ["radial_grasp", "radial_llr"])
+def test_frames_together_show_a_beating_heart_better_than_each_alone(config: str) -> None:
+    scan = simulate.radial(64, 6, 9, 10, noise=0.02)
+
+    def errors(config: str, **properties: object) -> np.ndarray:
+        found = images(scan, config, **properties)
+        assert [int(image.repetition) for image in found] == list(range(10))
+        return np.array([error(image, truth) for image, truth in zip(found, scan.truth["frames"], strict=True)])
+
+    alone, newest, later = errors("radial_realtime"), errors(config), errors(config, delay_frames=3)
+    assert (newest < alone).all()
+    assert np.median(newest[3:]) < 0.7 * np.median(alone[3:])
+    assert np.median(later) < np.median(newest)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,16 +47,18 @@ def scan(truth: np.ndarray) -> list[Acquisition]:
     return items
 
 
-def chain(items: Iterable[Item], context: Context | None = None, gadget: RealtimeRecon | DynamicRecon | None = None, **properties: object):  # type: ignore[no-untyped-def]
+def chain(
+    items: Iterable[Item], context: Context | None = None, gadget: RealtimeRecon | DynamicRecon | None = None, **properties: Any
+) -> Iterator[Item]:
     context = context or Context()
     context.header = Header(HEADER)
     return run([gadget or DynamicRecon("Together", **properties)], items, context)
 
 
-def images(items: Iterable[Item], context: Context | None = None, **properties: object) -> list[Image]:
+def images(items: Iterable[Item], context: Context | None = None, **properties: Any) -> list[Image]:
     found = list(chain(items, context, **properties))
     assert all(isinstance(item, Image) for item in found)
-    return found
+    return found  # type: ignore[return-value]
 
 
 def repetitions(found: Sequence[Image]) -> list[int]:
@@ -86,12 +90,14 @@ def test_every_frame_leaves_once_in_order_as_soon_as_it_may(size: int, stride: i
 
     def source() -> Iterator[Item]:
         nonlocal taken
-        for taken, item in enumerate(items, 1):
+        for item in items:
+            taken += 1
             yield item
         taken += 1  # the end of the scan is seen
 
     leaving: list[tuple[int, int]] = []
     for one in chain(source(), window_frames=size, stride_frames=stride, delay_frames=delay, iterations=1):
+        assert isinstance(one, Image)
         leaving.append((taken // 2 if taken <= len(items) else frames + 1, int(one.repetition)))
     expected = []
     for number in range(frames):
@@ -123,7 +129,7 @@ def test_images_carry_the_headers_and_times_of_their_own_frames(scan: list[Acqui
     assert [int(one.image_index) for one in found] == list(range(1, FRAMES + 1))
     assert [int(one.acquisition_time_stamp) for one in found] == [1000 + t * SPOKES + SPOKES // 2 for t in range(FRAMES)]
     assert [one.received for one in found] == [float(t * SPOKES + SPOKES - 1) for t in range(FRAMES)]
-    assert all(a.triggered < b.triggered for a, b in zip(found[:-1], found[1:], strict=True))
+    assert all(a.triggered < b.triggered for a, b in pairwise(found))
     assert found[0].meta["GADGETRON_ImageComment"] == "grasp"
 
 
@@ -146,7 +152,7 @@ def alone(scan: list[Acquisition], truth: np.ndarray) -> float:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_frames_together_show_more_than_each_alone(scan: list[Acquisition], truth: np.ndarray, alone: float, method: str) -> None:
-    def error(**properties: object) -> float:
+    def error(**properties: Any) -> float:
         found = images(scan, method=method, **properties)
         return float(np.median([nrmse(image.data[0, 0], one) for image, one in zip(found, truth, strict=True)][2:]))
 
@@ -305,5 +311,5 @@ def test_settings_that_make_no_sense_are_refused_at_once(properties: dict[str, s
 
 def test_errors_name_the_gadget(scan: list[Acquisition]) -> None:
     spoilt = [changed(one, np.nan) for one in scan]
-    with pytest.raises(GadgetError, match="Together.*NaN or infinite"):
+    with pytest.raises(GadgetError, match=r"Together.*NaN or infinite"):
         images(spoilt)
