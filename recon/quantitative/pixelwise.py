@@ -14,7 +14,7 @@ import numpy as np
 from recon import device
 from recon.arrays import complex_dtype, real_dtype
 from recon.quantitative.model import Map, ModelError, SignalModel
-from recon.quantitative.real_unknowns import Components, apply_matrix, dot, gradient, inverse, normal_matrix
+from recon.quantitative.real_unknowns import Components, apply_matrix, covariance, dot, gradient, inverse, normal_matrix, unit_diagonal
 
 BATCH = 2**16
 """Voxels fitted at once: bounds the memory to about 8 (contrasts + unknowns) (unknowns + 4) times that many bytes."""
@@ -46,7 +46,8 @@ class PixelwiseFit:
     @property
     def deviation(self) -> np.ndarray:
         """Standard deviations of the unknowns, real `[unknown, *voxels]`."""
-        return np.sqrt(np.einsum("uu...->u...", self.covariance))
+        deviation: np.ndarray = np.sqrt(np.einsum("uu...->u...", self.covariance))
+        return deviation
 
     def maps(self) -> dict[str, Map]:
         """The model's maps, each followed by its standard deviation, `<name>_sd`."""
@@ -108,7 +109,7 @@ def fit_pixelwise(
     flat_images, flat_begin = scaled.reshape(len(scaled), -1), begin.astype(dtype).reshape(len(begin), -1)
     count = len(model.unknowns)
     parameters = np.full((count, mask.size), np.nan, dtype)
-    covariance = np.full((count, count, mask.size), np.nan, real_dtype(dtype))
+    spread = np.full((count, count, mask.size), np.nan, real_dtype(dtype))
     residual = np.full(mask.size, np.nan, real_dtype(dtype))
     converged = np.zeros(mask.size, bool)
     for first in range(0, len(chosen), size):
@@ -116,13 +117,13 @@ def fit_pixelwise(
         index = chosen[max(0, min(first, len(chosen) - size)) :][:size]
         given = {name: field[..., index] for name, field in fields.items()}
         results = run(flat_images[:, index], flat_begin[:, index], given, iterations, tolerance)
-        for target, result in zip((parameters, covariance, residual, converged), results, strict=True):
+        for target, result in zip((parameters, spread, residual, converged), results, strict=True):
             target[..., index] = result.numpy()
     units = units.reshape(-1, 1)
     return PixelwiseFit(
         unscaled,
-        (parameters * units.astype(covariance.dtype)).reshape(count, *voxels),
-        (covariance * (units[:, None] * units[None]).astype(covariance.dtype)).reshape(count, count, *voxels),
+        (parameters * units.astype(spread.dtype)).reshape(count, *voxels),
+        (spread * (units[:, None] * units[None]).astype(spread.dtype)).reshape(count, count, *voxels),
         (residual * scale).reshape(voxels),
         converged.reshape(voxels),
     )
@@ -249,9 +250,10 @@ def _fit(model: SignalModel, images: Any, begin: Any, magnitude: bool, iteration
     done = ~tf.math.is_finite(cost)
     state = (x, cost, tf.fill(tf.shape(cost), tf.constant(_FIRST, cost.dtype)), done, matrix, slope)
     x, cost, _, done, matrix, slope = tf.while_loop(lambda *state: ~tf.reduce_all(state[3]), advance, state, maximum_iterations=iterations)
-    covariance = problem.covariance(x, matrix, cost)
+    variance = cost / problem.freedom if problem.freedom > 0 else tf.fill(tf.shape(cost), tf.constant(np.inf, cost.dtype))
+    spread = covariance(problem.components, x, matrix, variance)
     count = tf.cast(tf.shape(images)[0], cost.dtype)
-    return problem.components.join(x), covariance, tf.sqrt(cost / count), done & tf.math.is_finite(cost)
+    return problem.components.join(x), spread, tf.sqrt(cost / count), done & tf.math.is_finite(cost)
 
 
 class _Problem:
@@ -286,36 +288,8 @@ class _Problem:
         import tensorflow as tf
 
         rests = self._resting(x, slope)
-        matrix, scale = self._unit_diagonal(matrix, rests, damping)
+        matrix, scale = unit_diagonal(matrix, rests, damping)
         return tf.where(rests, tf.zeros_like(slope), scale * apply_matrix(inverse(matrix), scale * slope))
-
-    def covariance(self, x: Any, matrix: Any, cost: Any) -> Any:
-        """Noise variance of the residual times the inverse normal matrix, of magnitudes, `[unknown, unknown, voxel]`."""
-        import tensorflow as tf
-
-        blind = tf.stack([matrix[n, n] <= 0 for n in range(len(self.components))])
-        unit, scale = self._unit_diagonal(matrix, blind, tf.constant(_SMALLEST, cost.dtype))
-        infinite = tf.constant(np.inf, cost.dtype)
-        diagonal = tf.eye(len(self.components), dtype=cost.dtype)[..., None]
-        spread = inverse(unit) * scale[:, None] * scale[None] + tf.where((diagonal > 0) & blind[None], infinite, tf.zeros_like(diagonal))
-        variance = cost / self.freedom if self.freedom > 0 else tf.fill(tf.shape(cost), infinite)
-        return self._magnitudes(x, spread * variance)
-
-    def _magnitudes(self, x: Any, covariance: Any) -> Any:
-        """Covariance of components to that of unknowns, complex ones along their phase."""
-        import tensorflow as tf
-
-        directions = []
-        for index in range(self.components.unknowns):
-            rows = [row for row, (n, _) in enumerate(self.components.table) if n == index]
-            length = tf.sqrt(sum(x[row] ** 2 for row in rows))
-            direction = [tf.zeros_like(x[0])] * len(self.components)
-            for row in rows:
-                direction[row] = tf.where(length > 0, tf.math.divide_no_nan(x[row], length), 1.0 if row == rows[0] else 0.0)
-            directions.append(tf.stack(direction))
-        size = range(len(directions))
-        images = [tf.reduce_sum(_times(covariance, direction), 1) for direction in directions]
-        return tf.stack([tf.stack([tf.reduce_sum(_times(images[j], directions[i]), 0) for j in size]) for i in size])
 
     def _resting(self, x: Any, slope: Any) -> Any:
         """Components at a bound that a step downhill would leave."""
@@ -330,22 +304,3 @@ class _Problem:
             low, high = (tf.constant(bound, x.dtype) for bound in (unknown.lower, unknown.upper))
             rests.append(((x[row] <= low) & (slope[row] > 0)) | ((x[row] >= high) & (slope[row] < 0)))
         return tf.stack(rests)
-
-    def _unit_diagonal(self, matrix: Any, rests: Any, damping: Any) -> tuple[Any, Any]:
-        """The matrix scaled to a diagonal of 1 plus the damping, resting rows cut out, and the scale."""
-        import tensorflow as tf
-
-        size = len(self.components)
-        diagonal = tf.stack([matrix[n, n] for n in range(size)])
-        usable = (diagonal > 0) & ~rests
-        scale = tf.where(usable, tf.math.rsqrt(tf.where(usable, diagonal, tf.ones_like(diagonal))), tf.zeros_like(diagonal))
-        unit = tf.eye(size, dtype=matrix.dtype)[..., None]
-        scaled = matrix * scale[:, None] * scale[None]
-        return scaled * (1 - unit) + unit * (1 + damping), scale
-
-
-def _times(values: Any, direction: Any) -> Any:
-    """Product in which a direction that does not matter cancels what is not known."""
-    import tensorflow as tf
-
-    return tf.where(direction == 0, tf.zeros_like(values), values * direction)

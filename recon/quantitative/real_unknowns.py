@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from recon.quantitative.model import SignalModel
+
+_RIDGE = 1e-6
+"""Added to diagonals of 1 before the inverse of a covariance, so that it exists."""
 
 
 class Components:
@@ -100,12 +105,80 @@ def inverse(matrix: Any) -> Any:
 
     Beaton, The use of special matrix operators in statistical calculus (1964).
     """
-    import tensorflow as tf
 
     size = matrix.shape[0]
-    units = tf.reshape(tf.eye(size, dtype=matrix.dtype), [size, size, *[1] * (matrix.shape.rank - 2)])
+    units = _identity(matrix)
     for k in range(size):
         # Row and column k, less the unit vector, change all of the matrix rightly at once but for the corner, by 2.
         edge = matrix[k] - units[k]
         matrix = matrix - edge[:, None] * (edge / matrix[k, k])[None] - 2 * units[k][:, None] * units[k][None]
     return -matrix
+
+
+def unit_diagonal(matrix: Any, resting: Any, damping: Any) -> tuple[Any, Any]:
+    """The matrices scaled to a diagonal of 1 plus the damping, resting rows and those of zeros cut out, and the scale.
+
+    Args:
+        matrix: `[component, component, *voxels]`.
+        resting: bool `[component, *voxels]`.
+        damping: `[*voxels]` or a number.
+    """
+    import tensorflow as tf
+
+    size = matrix.shape[0]
+    diagonal = tf.stack([matrix[n, n] for n in range(size)])
+    usable = (diagonal > 0) & ~resting
+    scale = tf.where(usable, tf.math.rsqrt(tf.where(usable, diagonal, tf.ones_like(diagonal))), tf.zeros_like(diagonal))
+    unit = _identity(matrix)
+    return matrix * scale[:, None] * scale[None] * (1 - unit) + unit * (1 + damping), scale
+
+
+def covariance(components: Components, x: Any, matrix: Any, variance: Any) -> Any:
+    """Covariance of unknowns, of complex ones that of the magnitude, `[unknown, unknown, *voxels]`.
+
+    Args:
+        components: of the unknowns.
+        x: their values `[component, *voxels]`.
+        matrix: normal matrices `[component, component, *voxels]`; where a component does not show, its variance is infinite.
+        variance: of a real number of the data, `[*voxels]` or a number.
+    """
+    import tensorflow as tf
+
+    blind = tf.stack([matrix[n, n] <= 0 for n in range(len(components))])
+    unit, scale = unit_diagonal(matrix, blind, tf.constant(_RIDGE, matrix.dtype))
+    infinite = tf.where(blind, tf.constant(np.inf, matrix.dtype), tf.constant(0, matrix.dtype))
+    diagonal = _identity(matrix)
+    spread = (inverse(unit) * scale[:, None] * scale[None] + tf.where(diagonal > 0, infinite[None], tf.zeros_like(matrix))) * variance
+    directions = [_direction(components, x, index) for index in range(components.unknowns)]
+    size = range(len(directions))
+    images = [tf.reduce_sum(_times(spread, direction), 1) for direction in directions]
+    return tf.stack([tf.stack([tf.reduce_sum(_times(images[j], directions[i]), 0) for j in size]) for i in size])
+
+
+def _direction(components: Components, x: Any, index: int) -> Any:
+    """What a magnitude changes by with each component, `[component, *voxels]`."""
+    import tensorflow as tf
+
+    rows = [row for row, (n, _) in enumerate(components.table) if n == index]
+    direction = [tf.zeros_like(x[0])] * len(components)
+    length = tf.sqrt(sum(x[row] ** 2 for row in rows))
+    for row in rows:
+        direction[row] = tf.where(
+            length > 0, tf.math.divide_no_nan(x[row], length), tf.fill(tf.shape(length), tf.constant(float(row == rows[0]), x.dtype))
+        )
+    return tf.stack(direction)
+
+
+def _times(values: Any, direction: Any) -> Any:
+    """Product in which a direction that does not matter cancels even what is infinite."""
+    import tensorflow as tf
+
+    return tf.where(direction == 0, tf.zeros_like(values), values * direction)
+
+
+def _identity(matrix: Any) -> Any:
+    """The unit matrix `[component, component, 1, ...]`."""
+    import tensorflow as tf
+
+    size = matrix.shape[0]
+    return tf.reshape(tf.eye(size, dtype=matrix.dtype), [size, size, *[1] * (matrix.shape.rank - 2)])

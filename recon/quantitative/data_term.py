@@ -1,0 +1,303 @@
+"""How far images of all contrasts are from what was measured, said in image space.
+
+|E x - d|^2 = x^H (E^H E) x - 2 Re x^H (E^H d) + |d|^2: solvers need the Gram operator, one right-hand side and one number, so that
+k-space of any size is touched once. On fully sampled grids, and for images, the Gram operator is a number for each voxel and
+nothing is transformed any more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from recon import device, nufft
+from recon.arrays import complex_dtype, real_dtype
+from recon.fourier import ifftc
+from recon.operators.fourier import ToeplitzGram, convolve_tensor
+from recon.operators.linear import LinearOperator
+from recon.solvers import conjugate_gradient
+
+POWER_ITERATIONS, MARGIN = 20, 1.1
+"""To find the largest eigenvalue of a Gram operator, and the factor for what they leave."""
+
+
+@dataclass(frozen=True, eq=False)
+class DataTerm:
+    """|E x - d|^2 of images x `[contrast, *voxels]`; all arrays are tensors.
+
+    Attributes:
+        rhs: E^H d, complex `[contrast, *voxels]`.
+        gram: applies E^H E.
+        bound: D, real, broadcast against the images: D - E^H E is positive semidefinite.
+        diagonal: about the diagonal of E^H E, of the shape of `bound`: what a voxel's own signal contributes.
+        pointwise: E^H E is the product with D.
+        energy: |d|^2.
+        samples: number of complex samples.
+        graph: the Gram operator runs within TensorFlow (and XLA), not through Python.
+    """
+
+    rhs: Any
+    gram: Callable[[Any], Any]
+    bound: Any
+    diagonal: Any
+    pointwise: bool
+    energy: float
+    samples: int
+    graph: bool = True
+
+    def images(self, iterations: int = 12) -> Any:
+        """Least-squares images `[contrast, *voxels]`: exact where pointwise, else by conjugate gradients (iterative SENSE)."""
+        import tensorflow as tf
+
+        if self.pointwise:
+            return self.rhs * tf.cast(tf.math.divide_no_nan(tf.ones_like(self.bound), self.bound), self.rhs.dtype)
+        run = tf.function(lambda rhs: conjugate_gradient(self.gram, rhs, iterations))
+        return run(self.rhs)
+
+    def cost(self, x: Any) -> Any:
+        """|E x - d|^2, a scalar tensor in double precision."""
+        import tensorflow as tf
+
+        inner = tf.math.conj(x) * (self.gram(x) - 2 * self.rhs)
+        return tf.reduce_sum(tf.cast(tf.math.real(inner), tf.float64)) + self.energy
+
+
+def from_images(images: np.ndarray, weights: np.ndarray | None = None) -> DataTerm:
+    """Images `[contrast, *voxels]` as data.
+
+    Args:
+        images: complex or real.
+        weights: at least 0, broadcast against the images: one over the noise variance; None for ones.
+
+    Raises:
+        ValueError: values that are not finite.
+    """
+    import tensorflow as tf
+
+    images = _finite(np.asarray(images))
+    images = images.astype(complex_dtype(images))
+    shape = (1,) * images.ndim if weights is None else np.shape(weights)
+    bound = tf.constant(np.ones(shape) if weights is None else np.asarray(weights), real_dtype(images.dtype))
+    complex_bound = tf.cast(bound, images.dtype)
+    energy = float(np.sum(np.abs(images) ** 2 * bound.numpy(), dtype=np.float64))
+    return DataTerm(tf.constant(images) * complex_bound, lambda x: x * complex_bound, bound, bound, True, energy, images.size)
+
+
+def cartesian(kspace: np.ndarray, maps: np.ndarray, mask: np.ndarray | None = None) -> DataTerm:
+    """K-space on a grid.
+
+    Axes along which everything or nothing is sampled are transformed here, once; F^H M F over the others is a circular
+    convolution, for which centred and plain transforms are the same.
+
+    Args:
+        kspace: complex `[contrast, coil, *image]`, centred; values outside the mask do not count.
+        maps: sensitivities `[coil, *image]`.
+        mask: sampled points, broadcast against `[contrast, *image]`; None takes those where any coil is not zero.
+
+    Raises:
+        ValueError: shapes that do not fit, or values that are not finite.
+    """
+    import tensorflow as tf
+
+    kspace = _finite(np.asarray(kspace))
+    image = kspace.shape[2:]
+    if np.shape(maps) != kspace.shape[1:]:
+        raise ValueError(f"maps of shape {np.shape(maps)} do not fit k-space {kspace.shape} ([contrast, coil, *image])")
+    sampled = np.abs(kspace).max(1) > 0 if mask is None else np.broadcast_to(np.asarray(mask, bool), (len(kspace), *image))
+    dtype = complex_dtype(kspace)
+    kspace = kspace * sampled[:, None]
+    maps = np.asarray(maps, dtype)
+    axes = tuple(range(-len(image), 0))
+    rhs = (maps.conj() * ifftc(kspace, axes)).sum(1).astype(dtype)
+    power = (np.abs(maps) ** 2).sum(0).astype(real_dtype(dtype))
+    share = sampled.mean(axis=axes, keepdims=True).astype(power.dtype)
+    energy = float(np.sum(np.abs(kspace) ** 2, dtype=np.float64))
+    samples = int(sampled.sum()) * kspace.shape[1]
+    # Of a contrast without samples the Gram operator is zero, which is pointwise too.
+    whole = bool(((share == 0) | (share == 1)).all())
+    bound = tf.constant(power * share if whole else np.broadcast_to(power, (1, *image)))
+    diagonal = tf.constant(power * share)
+    if whole:
+        weights = tf.cast(bound, dtype)
+        return DataTerm(tf.constant(rhs), lambda x: x * weights, bound, diagonal, True, energy, samples)
+    gram = _masked_transform(sampled, maps)
+    return DataTerm(tf.constant(rhs), gram, bound, diagonal, False, energy, samples)
+
+
+def noncartesian(
+    kspace: np.ndarray,
+    trajectory: np.ndarray,
+    maps: np.ndarray,
+    weights: np.ndarray | None = None,
+    toeplitz: bool | None = None,
+    tolerance: float = nufft.TOLERANCE,
+) -> DataTerm:
+    """Radial, spiral or any other k-space.
+
+    Args:
+        kspace: complex `[contrast, coil, sample]`.
+        trajectory: rad/pixel `[contrast, sample, axis]`, or one for all `[sample, axis]`.
+        maps: sensitivities `[coil, *image]`.
+        weights: of the samples, `[contrast, sample]` or `[sample]`, at least 0; None for ones, which is the least-squares fit.
+            Density weights need fewer iterations and let more noise through.
+        toeplitz: convolve on a grid of twice the size, in TensorFlow, instead of NUFFTs; None for that on a GPU in the plane.
+        tolerance: relative accuracy of the NUFFT.
+
+    Raises:
+        ValueError: shapes that do not fit, or values that are not finite.
+    """
+    import tensorflow as tf
+
+    kspace = _finite(np.asarray(kspace))
+    dtype = complex_dtype(kspace)
+    image = tuple(np.shape(maps)[1:])
+    if kspace.ndim != 3 or len(maps) != kspace.shape[1]:
+        raise ValueError(f"maps of shape {np.shape(maps)} do not fit k-space {kspace.shape} ([contrast, coil, sample])")
+    points = np.broadcast_to(np.asarray(trajectory), (len(kspace), *np.shape(trajectory)[-2:]))
+    if points.shape[1] != kspace.shape[2] or points.shape[2] != len(image):
+        raise ValueError(
+            f"trajectory {np.shape(trajectory)} fits neither the {kspace.shape[2]} samples of k-space nor an image {image}: give "
+            "[contrast, sample, axis] in rad/pixel"
+        )
+    real = real_dtype(dtype)
+    density = np.ones(points.shape[:2], real) if weights is None else np.broadcast_to(np.asarray(weights, real), points.shape[:2])
+    maps = np.ascontiguousarray(maps, dtype)
+    plans = [nufft.plan(np.ascontiguousarray(one), image, tolerance, dtype) for one in points]
+    rhs = np.stack([(maps.conj() * plan.adjoint(data * w)).sum(0) for plan, data, w in zip(plans, kspace, density, strict=True)])
+    power = (np.abs(maps) ** 2).sum(0).astype(real)
+    pairs = zip(plans, density, strict=True)
+    largest = np.array([_largest(partial(plan.gram, weights=one), image, dtype) for plan, one in pairs], real)
+    shape = (-1, *[1] * len(image))
+    diagonal = density.sum(1) / math.prod(image)
+    if toeplitz is None:
+        toeplitz = device.use_gpu() and len(image) == 2
+    gram = _convolutions(points, density, maps) if toeplitz else _transforms(plans, density, maps)
+    energy = float(np.sum(np.abs(kspace) ** 2 * density[:, None], dtype=np.float64))
+    bound = tf.constant(power * largest.reshape(shape))
+    near = tf.constant((power * diagonal.reshape(shape)).astype(real))
+    return DataTerm(tf.constant(rhs), gram, bound, near, False, energy, kspace.size, graph=bool(toeplitz))
+
+
+def from_operator(operator: LinearOperator, data: np.ndarray) -> DataTerm:
+    """Any other encoding, such as simultaneous slices.
+
+    Args:
+        operator: images `[contrast, *voxels]` to data, on tensors.
+        data: what `operator` gives.
+
+    Raises:
+        ValueError: values that are not finite.
+    """
+    import tensorflow as tf
+
+    data = _finite(np.asarray(data))
+    rhs = operator.adjoint(tf.constant(data.astype(complex_dtype(data))))
+    gram = operator.gram
+    dtype = rhs.dtype.as_numpy_dtype
+    largest = _largest(lambda x: gram(tf.constant(x)).numpy(), tuple(rhs.shape), np.dtype(dtype))
+    bound = tf.constant(largest, real_dtype(np.dtype(dtype)), [1] * rhs.shape.rank)
+    # One probe: a voxel's own share is known on average only.
+    probe = _noise(tuple(rhs.shape), np.dtype(dtype))
+    mean = float(np.vdot(probe, gram(tf.constant(probe)).numpy()).real / np.vdot(probe, probe).real)
+    energy = float(np.sum(np.abs(data) ** 2, dtype=np.float64))
+    return DataTerm(rhs, gram, bound, bound * (mean / largest), False, energy, data.size)
+
+
+def _masked_transform(sampled: np.ndarray, maps: np.ndarray) -> Callable[[Any], Any]:
+    """S^H F^H M F S over the axes on which the mask depends."""
+    import tensorflow as tf
+
+    rank = sampled.ndim - 1
+    varying = [axis for axis in range(rank) if (sampled != sampled.take([0], axis + 1)).any()]
+    order = [axis for axis in range(rank) if axis not in varying] + varying
+    forward = [0, *(1 + axis for axis in order)]
+    back = [0, *(1 + order.index(axis) for axis in range(rank))]
+    to, inverse = {1: (tf.signal.fft, tf.signal.ifft), 2: (tf.signal.fft2d, tf.signal.ifft2d), 3: (tf.signal.fft3d, tf.signal.ifft3d)}[
+        len(varying)
+    ]
+    shifted = np.fft.ifftshift(sampled, [1 + axis for axis in varying]).transpose(forward)[:, None]
+    mask = tf.constant(shifted.astype(maps.dtype))
+    coils = tf.constant(np.ascontiguousarray(maps.transpose(forward)))
+    turned = order != sorted(order)
+
+    def gram(x: Any) -> Any:
+        x = tf.transpose(x, forward) if turned else x
+        x = tf.reduce_sum(tf.math.conj(coils) * inverse(mask * to(coils * x[:, None])), 1)
+        return tf.transpose(x, back) if turned else x
+
+    return gram
+
+
+def _transforms(plans: Sequence[nufft.Nufft], density: np.ndarray, maps: np.ndarray) -> Callable[[Any], Any]:
+    """S^H F^H W F S by NUFFTs: through Python, a contrast on one thread."""
+    import tensorflow as tf
+
+    def compute(x: np.ndarray) -> np.ndarray:
+        result = np.empty_like(x)
+
+        def contrast(n: int) -> None:
+            total = np.zeros_like(x[n])
+            for coil in maps:
+                part = plans[n].gram((coil * x[n])[None], density[n])[0]
+                total += coil.conj() * part
+            result[n] = total
+
+        nufft.run_each(contrast, len(x))
+        return result
+
+    def gram(x: Any) -> Any:
+        if tf.executing_eagerly():
+            return tf.constant(compute(x.numpy()))
+        result = tf.numpy_function(compute, [x], x.dtype, stateful=False)
+        result.set_shape(x.shape)
+        return result
+
+    return gram
+
+
+def _convolutions(points: np.ndarray, density: np.ndarray, maps: np.ndarray) -> Callable[[Any], Any]:
+    """The same as convolutions, a kernel for each contrast."""
+    import tensorflow as tf
+
+    real = real_dtype(maps.dtype)
+    kernels = [device.get(ToeplitzGram(one, maps.shape[1:], weights).kernel) for one, weights in zip(points, density, strict=True)]
+    kernel, coils = tf.constant(np.stack(kernels).astype(real)), tf.constant(maps)
+
+    def contrast(inputs: tuple[Any, Any]) -> Any:
+        x, one = inputs
+        return tf.reduce_sum(tf.math.conj(coils) * convolve_tensor(coils * x[None], one), 0)
+
+    def gram(x: Any) -> Any:
+        # One after another: the doubled grids of all contrasts and coils would fill the memory.
+        return tf.stack([contrast((x[n], kernel[n])) for n in range(len(kernels))])
+
+    return gram
+
+
+def _largest(gram: Callable[[np.ndarray], np.ndarray], shape: Sequence[int], dtype: np.dtype) -> float:
+    """Largest eigenvalue, with a margin, by power iterations from fixed noise."""
+    vector, size = _noise(shape, dtype), 1.0
+    for _ in range(POWER_ITERATIONS):
+        vector = gram((vector / np.linalg.norm(vector)).astype(dtype))
+        size = float(np.linalg.norm(vector))
+        if size == 0:
+            return 1.0
+    return MARGIN * size
+
+
+def _noise(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    random = np.random.default_rng(0)
+    values: np.ndarray = (random.standard_normal(shape) + 1j * random.standard_normal(shape)).astype(dtype)
+    return values
+
+
+def _finite(data: np.ndarray) -> np.ndarray:
+    if not np.isfinite(data).all():
+        bad = int(np.flatnonzero(~np.isfinite(data.reshape(len(data), -1)).all(1))[0])
+        raise ValueError(f"contrast {bad} (counted from 0) of the data holds values that are not finite (NaN, Inf)")
+    return data
