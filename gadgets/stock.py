@@ -16,6 +16,7 @@ MODULES = (
     "noise",
     "oversampling",
     "epi",
+    "epi_phase",
     "fourier",
     "coils",
     "accumulate",

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gadgets.base import Context, Gadget, GadgetError, ParameterError
-from gadgets.epi import EPIPhaseCorrection, EPIReadout, OneEncoding
+from gadgets.epi import EPIReadout, OneEncoding
+from gadgets.epi_phase import EPIPhaseCorrection
 from gadgets.fourier import FFT, Combine, ReadoutFFT
 from gadgets.header import Header
 from gadgets.items import Acquisition, Image, Item, ReconBit, ReconBuffer, ReconData
@@ -138,6 +139,8 @@ def test_a_gradient_that_cannot_be_is_an_error_with_its_numbers() -> None:
     scan = small()
     with pytest.raises(GadgetError, match=r"\[EPIReadout\].*flatTopTime.*do not fit"):
         process(scan, EPIReadout(dwell_time=30))
+    with pytest.raises(GadgetError, match="has 40 samples, the header's trajectoryDescription says 64"):
+        process(scan, EPIReadout(), items=[scan.items[0].with_data(scan.items[0].data[:, :40])])  # type: ignore[attr-defined]
     with pytest.raises(GadgetError, match="radial"):
         through(EPIReadout(), [readout(noise_like(RNG, 2, 8))], make_header(trajectory="radial"))
     short = [readout(noise_like(RNG, 2, 20), [Flag.IS_REVERSE])]
