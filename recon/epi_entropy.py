@@ -20,9 +20,9 @@ def least_entropy_phase(lines: np.ndarray, reverse: Sequence[bool], rows: Sequen
     """Constant and linear odd-even phase that minimise the entropy of the image (Clare, ISMRM 2003, 1041).
 
     A ghost spreads the signal over more pixels: the entropy -sum p log p of p = |image| / ||image|| grows with it. Search on a grid
-    for shifts of up to 1.5 samples, then Nelder-Mead. Another pi in the constant moves the image by half a field of view and leaves its
-    entropy: the constant is taken within pi / 2, unless the image moved has far less energy at the edges of the field of view. Objects that fill the field of view hide their
-    ghost and may be mistaken.
+    for shifts of up to 1.5 samples, then Nelder-Mead. Another pi in the constant moves the image by half a field of view and leaves
+    its entropy: the constant is taken within pi / 2, unless the image moved has far less energy at the edges of the field of view.
+    Objects that fill the field of view hide their ghost and may be mistaken.
 
     Args:
         lines: `[line, coil, pixel]` of an image, in image space along the readout.
