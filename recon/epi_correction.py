@@ -3,7 +3,7 @@
 In image space along the readout, the line of echo e has the phase of the object plus `e drift(x) + s odd_even(x) / 2`, s = 1 for forward
 and -1 for backward lines: `drift` is the precession off resonance from one echo to the next, `odd_even` comes from gradient
 delays (linear in x) and eddy currents (constant, higher orders). Left alone, `odd_even` makes a ghost half a field of view away
-(Bruder et al., Magn Reson Med 1992;23:311; Heid, ISMRM 2000, 2014).
+(Bruder et al., Magn Reson Med 1992;23:311; Heid, ISMRM 1997, 2014).
 """
 
 from __future__ import annotations
