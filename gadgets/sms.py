@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from gadgets.base import Context, Gadget, Stream, parameter
+from gadgets.cartesian import centered
 from gadgets.coil_maps import zero_filled
 from gadgets.generic import IGNORED, describe_images, image_array
 from gadgets.header import Encoding, Header, HeaderError, Limit
@@ -69,8 +70,9 @@ class SMSRecon(Gadget):
                 space = spaces.setdefault(number, _Space())
                 if bit.ref is not None and bit.ref.data.size:
                     space.learn(bit.ref, items.header.encoding(number))
+            for number, bit in enumerate(item.bits):
                 if bit.data.data.size:
-                    images = self._images(bit, space, items.context, number)
+                    images = self._images(bit, _calibrated(spaces, number, items.header), items.context, number)
                     images.waveforms = item.waveforms or None
                     yield images
 
@@ -149,8 +151,7 @@ class SMSRecon(Gadget):
                 space.unfoldings[key] = self._sense(maps, shifts, lines)
             else:
                 block = min(_central_block(space.reference[one][1]) for one in slices)
-                first = (shape[-2] - block) // 2
-                calibration = np.stack([space.reference[one][0][:, first : first + block] for one in slices])
+                calibration = np.stack([centered(space.reference[one][0], 1, block) for one in slices])
                 kernel = (self.kernel_size, self.kernel_size)
                 space.unfoldings[key] = SliceGrappa(calibration, maps, shifts, step, kernel, self.regularization)
         return space.unfoldings[key]
@@ -205,6 +206,14 @@ class _Space:
                 self.reference[number] = learned
                 self.maps.pop(number, None)
                 self.unfoldings.clear()
+
+
+def _calibrated(spaces: dict[int, _Space], number: int, header: Header) -> _Space:
+    """The space whose calibration readouts serve space `number`: itself, or where it has none the header's calibration_encoding."""
+    other = header.number("encoding", "parallelImaging", "multiband", "calibration_encoding")
+    if spaces[number].reference or other is None:
+        return spaces[number]
+    return spaces.get(int(other), spaces[number])
 
 
 def _single_band(data: np.ndarray, headers: np.ndarray, size: int, center: int) -> tuple[np.ndarray, np.ndarray, np.void]:

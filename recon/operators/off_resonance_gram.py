@@ -15,7 +15,7 @@ from recon.operators.linear import LinearOperator
 from recon.operators.off_resonance import _BINS, _MOST, _PROBES, _candidates, _centres, _check, _error, _interpolators
 from recon.operators.sensitivity import Sensitivity
 
-_kept: Cache[TimeSegments] = Cache(4)
+_kept: Cache[TimeSegments] = Cache(8)
 
 
 class TimeSegments:

@@ -56,6 +56,20 @@ def test_each_slice_is_the_true_one(scan: SMSScan, bound: float, method: str) ->
     assert set(array.headers["acquisition_time_stamp"].ravel().tolist()) == {500}
 
 
+@pytest.mark.parametrize("method", ["sense", "slice_grappa"])
+def test_calibration_may_have_an_encoding_of_its_own(method: str) -> None:
+    scan = SMSScan()
+    calibration, images = scan.calibration(), scan.images()
+    for one in calibration:
+        one.header["encoding_space_ref"] = 1
+    xml = scan.header.xml.decode()
+    encoding = xml[xml.index("<encoding>") : xml.index("</encoding>") + len("</encoding>")]
+    smaller = encoding.replace("<y>48</y>", "<y>32</y>")  # fewer lines, steps as wide
+    both = encoding.replace("<calibration_encoding>0", "<calibration_encoding>1") + smaller
+    (array,) = reconstructed(scan, [*calibration, *images], Header(xml.replace(encoding, both)), method=method)
+    assert max(errors(array, scan.truth)) < 0.03
+
+
 def test_partial_fourier() -> None:
     scan = SMSScan(first=8)
     (array,) = reconstructed(scan)
