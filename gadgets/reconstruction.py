@@ -49,7 +49,7 @@ class NonCartesianGadget(Gadget):
         0.2, gt=0, le=1, help="radius of the centre of k-space that sensitivity maps are made from, as a fraction of the whole"
     )
     coil_maps: Literal["image", "espirit"] = parameter(
-        "image", help="sensitivity maps from a low-resolution image, or by ESPIRiT from the centre of k-space (0 where no object is)"
+        "image", help="sensitivity maps from a low-resolution image, or by ESPIRiT from the centre of k-space"
     )
     trajectory: Source = parameter("auto", help="acquired with the readouts, computed radial, or auto: acquired where there is one")
     trajectory_unit: Unit = parameter(
