@@ -80,19 +80,7 @@ class SMSRecon(Gadget):
         header, data = context.header, bit.data
         if data.data.shape[4] > 1:
             raise ValueError("simultaneous slices of 3D encoding are not supported; the encoded matrix must have z = 1")
-        factor = self._factor(header)
-        groups = _groups(space, factor)
-        locations: list[tuple[int, int]] = []
-        for location in range(len(data.headers)):
-            group = _slice_of(data.headers[location])
-            if group is not None:
-                if group >= groups:
-                    raise ValueError(
-                        f"imaging readouts have the slice counter {group}, but {len(space.reference)} slices in bands of {factor} make "
-                        f"{groups} groups; the multiband factor does not match the scan: set multiband"
-                    )
-                locations += [(location, group + m * groups) for m in range(factor)]
-        locations.sort(key=lambda one: one[1])
+        locations = _slices_at(data, space, self._factor(header))
         out = np.zeros((len(locations), *data.data.shape[1:3], 1, *data.data.shape[4:]), np.complex64)
         for where in np.ndindex(data.data.shape[:3]):
             kspace, lines = self._finite(data.data[where][:, 0], data.headers[where]["number_of_samples"][0] > 0, context)
@@ -260,6 +248,23 @@ def _groups(space: _Space, factor: int) -> int:
             f"{len(known)} slices with a single-band reference cannot be in bands of {factor}; the multiband factor does not match the scan"
         )
     return len(known) // factor
+
+
+def _slices_at(data: ReconBuffer, space: _Space, factor: int) -> list[tuple[int, int]]:
+    """Where along LOC each slice was acquired: location and slice number, in the order of the slices."""
+    groups = _groups(space, factor)
+    found = []
+    for location in range(len(data.headers)):
+        group = _slice_of(data.headers[location])
+        if group is None:
+            continue
+        if group >= groups:
+            raise ValueError(
+                f"imaging readouts have the slice counter {group}, but {len(space.reference)} slices in bands of {factor} make "
+                f"{groups} groups; the multiband factor does not match the scan: set multiband"
+            )
+        found += [(location, group + m * groups) for m in range(factor)]
+    return sorted(found, key=lambda one: one[1])
 
 
 def _expanded(data: ReconBuffer, locations: list[tuple[int, int]], space: _Space) -> ReconBuffer:

@@ -59,11 +59,10 @@ class SliceSense:
         if not regularisation >= 0:
             raise ValueError(f"regularisation must be at least 0, not {regularisation}")
         slices, coils = maps.shape[:2]
-        folds = slices * len(lines) / np.count_nonzero(lines)
-        if round(folds) > coils:
+        step = int(np.diff(np.flatnonzero(lines)).min(initial=len(lines)))
+        if slices * step > coils and lines.sum() > 1:
             raise ValueError(
-                f"{slices} slices with every {folds / slices:.3g}th line fold {folds:.3g} pixels onto each other, but there are only "
-                f"{coils} coils"
+                f"{slices} slices with every {step}th line fold {slices * step} pixels onto each other, but there are only {coils} coils"
             )
         self.maps, self.iterations, self.tolerance = maps, iterations, tolerance
         self.encoding: LinearOperator = Mask(lines[:, None]) @ SMS(phases[..., None]) @ Fourier(2) @ Sensitivity(maps)

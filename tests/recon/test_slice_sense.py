@@ -93,7 +93,7 @@ def test_pixels_without_sensitivity_are_zero_and_equal_coils_finite() -> None:
         ({"maps": np.ones((2, COILS, NY))}, r"expected \[slice, coil, y, x\]"),
         ({"phases": np.zeros((3, NY))}, "do not fit"),
         ({"lines": np.zeros(NY, bool)}, "no line is sampled"),
-        ({"maps": np.ones((2, 1, NY, NX))}, "fold 2 pixels onto each other, but there are only 1 coils"),
+        ({"maps": np.ones((2, 1, NY, NX))}, "every 1th line fold 2 pixels onto each other, but there are only 1 coils"),
         ({"regularisation": -1.0}, "at least 0"),
     ],
 )
