@@ -1,0 +1,1 @@
+"""Simulated moving objects and their undersampled images, made on the fly, to train networks on."""
