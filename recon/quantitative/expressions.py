@@ -19,7 +19,7 @@ _FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
     "exp": sympy.exp, "log": sympy.log, "ln": sympy.log, "sqrt": sympy.sqrt, "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan,
     "asin": sympy.asin, "acos": sympy.acos, "atan": sympy.atan, "sinh": sympy.sinh, "cosh": sympy.cosh, "tanh": sympy.tanh,
     "erf": sympy.erf, "abs": sympy.Abs, "Abs": sympy.Abs, "max": sympy.Max, "Max": sympy.Max, "min": sympy.Min, "Min": sympy.Min,
-    "where": lambda condition, yes, no: sympy.Piecewise((yes, condition), (no, True)),
+    "where": lambda condition, yes, no: _where(condition, yes, no),
 }  # fmt: skip
 _CONSTANTS = {"pi": sympy.pi, "I": sympy.I, "E": sympy.E}
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
@@ -49,7 +49,7 @@ def parse(text: str, names: Collection[str], where: str) -> sympy.Basic:
     try:
         tree = ast.parse(text.strip().replace("^", "**"), mode="eval")
         return _translate(tree.body, frozenset(names), where)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{where} is not a formula: {text!r} ({error})") from error
@@ -79,11 +79,14 @@ def _translate(node: ast.AST, names: frozenset[str], where: str) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         if node.func.id not in _FUNCTIONS:
             raise ModelError(f"{where} calls {node.func.id}; the functions are {', '.join(sorted(_FUNCTIONS))}")
-        try:
-            return _FUNCTIONS[node.func.id](*(inner(part) for part in node.args))
-        except TypeError as error:
-            raise ModelError(f"{where}: {node.func.id} was given {len(node.args)} arguments") from error
+        return _FUNCTIONS[node.func.id](*(inner(part) for part in node.args))
     raise ModelError(f"{where} holds {ast.unparse(node)!r}; only numbers, names, + - * / **, comparisons and functions are allowed")
+
+
+def _where(condition: Any, yes: Any, no: Any) -> sympy.Basic:
+    if not isinstance(condition, sympy.logic.boolalg.Boolean) or isinstance(condition, sympy.Symbol):
+        raise TypeError("where wants a comparison first: where(a < b, yes, no)")
+    return sympy.Piecewise((yes, condition), (no, True))
 
 
 def symbol(name: str) -> sympy.Symbol:

@@ -27,7 +27,7 @@ class R2Star(SequenceModel):
     """
 
     name: ClassVar[str] = "R2Star"
-    aliases: ClassVar[tuple[str, ...]] = ("T2star", "T2Star", "MEGRE")
+    aliases: ClassVar[tuple[str, ...]] = ("T2star", "MEGRE")
     parameters: ClassVar[tuple[SequenceParameter, ...]] = (replace(TE, low=0.5),)
     least = 2
 
