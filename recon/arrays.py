@@ -79,13 +79,16 @@ def reshape(x: Array, shape: Sequence[int | None]) -> Array:
 
 
 def through_numpy(function: Callable[..., np.ndarray]) -> Callable[..., Array]:
-    """Let a NumPy function take a tensor as its first argument, eagerly or in a graph (without a gradient).
+    """Let a NumPy function take a tensor as its first argument, eagerly or in a graph (without a gradient), or a CuPy array.
 
     The result must have the dtype of the first argument.
     """
 
     @wraps(function)
     def wrapper(array: Array, *args: Any, **kwargs: Any) -> Array:
+        cupy = sys.modules.get("cupy")
+        if cupy is not None and isinstance(array, cupy.ndarray):
+            return cupy.asarray(function(array.get(), *args, **kwargs))
         if not is_tensor(array):
             return function(np.asarray(array), *args, **kwargs)
         import tensorflow as tf

@@ -28,6 +28,7 @@ from recon.operators.encoding import Encoding
 from recon.operators.fourier import Fourier
 from recon.operators.frames import Frames
 from recon.operators.linear import LinearOperator
+from recon.resident import resident
 from recon.solvers.admm import admm, least_squares_update
 from recon.solvers.fista import fista
 from recon.solvers.power_iteration import power_iteration
@@ -128,6 +129,7 @@ def compressed_sensing(
     return result.x
 
 
+@resident
 def l1_wavelet(
     kspace: Array,
     maps: Array,
@@ -173,6 +175,7 @@ def l1_wavelet(
     return crop(fista(gradient, functional.prox, start, 1 / bound, iterations, tolerance))
 
 
+@resident
 def total_variation(
     kspace: Array,
     maps: Array,
@@ -194,6 +197,7 @@ def total_variation(
     return compressed_sensing(encoding, kspace, functional, iterations, tolerance=tolerance)
 
 
+@resident
 def total_generalised_variation(
     kspace: Array,
     maps: Array,
@@ -236,6 +240,7 @@ def grasp(
     return total_variation(kspace, maps, trajectory, mask, weights, weight, (axis,), True, iterations, tolerance)
 
 
+@resident
 def locally_low_rank(
     kspace: Array,
     maps: Array,

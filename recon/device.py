@@ -8,7 +8,8 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ KEPT_UPLOADS = 8
 _lock = threading.RLock()
 _threads: int | None = None
 _gpu: bool | None = None
+_thread = threading.local()
 
 
 def configure(gpu_memory_mib: int | None = None, threads: int | None = None, gpu: bool | None = None) -> None:
@@ -70,10 +72,23 @@ def threads() -> int:
 def use_gpu() -> bool:
     """Tell whether computations run on the GPU. The first call finds out and tests it (`self_test`)."""
     global _gpu
+    if getattr(_thread, "on_cpu", False):
+        return False
     with _lock:
         if _gpu is None:
             _gpu = _gpu_packages() and _tensorflow_gpu() and self_test()
         return _gpu
+
+
+@contextmanager
+def on_cpu() -> Iterator[None]:
+    """Let this thread do without a GPU for a while."""
+    before = getattr(_thread, "on_cpu", False)
+    _thread.on_cpu = True
+    try:
+        yield
+    finally:
+        _thread.on_cpu = before
 
 
 def put(array: Any) -> Any:

@@ -38,12 +38,22 @@ def _transform(x: Array, axes: Axes, inverse: bool) -> Array:
     axes = (axes,) if isinstance(axes, int) else tuple(axes)
     if is_tensor(x):
         return _transform_tensor(x, axes, inverse)
-    x = np.asarray(x)
+    x = x if hasattr(x, "astype") else np.asarray(x)
+    fft, options = fft_module(x)
     x = x.astype(complex_dtype(x), copy=False)
-    function = scipy.fft.ifftn if inverse else scipy.fft.fftn
-    shifted = scipy.fft.ifftshift(x, axes)
-    result: np.ndarray = scipy.fft.fftshift(function(shifted, axes=axes, norm="ortho", overwrite_x=True), axes)
+    function = fft.ifftn if inverse else fft.fftn
+    shifted = fft.ifftshift(x, axes)
+    result: Array = fft.fftshift(function(shifted, axes=axes, norm="ortho", **options), axes)
     return result
+
+
+def fft_module(x: Any) -> tuple[Any, dict[str, Any]]:
+    """FFT functions for the device of a NumPy or CuPy array, and options to save memory."""
+    if isinstance(x, np.ndarray):
+        return scipy.fft, {"overwrite_x": True}
+    import cupy
+
+    return cupy.fft, {}
 
 
 def _transform_tensor(x: Any, axes: tuple[int, ...], inverse: bool) -> Any:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,25 @@ def clear_pool() -> None:
         _pool.clear()
 
 
+@contextmanager
+def null_stream() -> Iterator[None]:
+    """Queue on the null stream, after all that CuPy's current stream has been asked and before all it will be."""
+    import cupy
+
+    current = cupy.cuda.get_current_stream()
+    if current.ptr:
+        wait_for(current)
+    with cupy.cuda.Stream.null:
+        yield
+    if current.ptr:
+        wait_for(cupy.cuda.Stream.null)
+
+
+def wait_for(stream: Any) -> None:
+    """Wait until the GPU has done all that this stream has been asked."""
+    stream.synchronize()
+
+
 class GpuPlans:
     """The GPU's side of a `recon.nufft.Nufft`: its points on the GPU, and plans of both types for batches of any size."""
 
@@ -95,12 +115,8 @@ class GpuPlans:
             values = cupy.ascontiguousarray(cupy.asarray(source), dtype=self.nufft.dtype)
             shape = self.nufft.image_shape if adjoint else (self.nufft.samples,)
             result = cupy.empty((values.shape[0], *shape), self.nufft.dtype)
-            current = cupy.cuda.get_current_stream()
-            if current.ptr:
-                current.synchronize()
-            self.execute_into(values, result, adjoint)
-            if current.ptr:
-                cupy.cuda.Stream.null.synchronize()
+            with null_stream():
+                self.execute_into(values, result, adjoint)
             return result if isinstance(source, cupy.ndarray) else result.get()
         except cupy.cuda.memory.OutOfMemoryError as error:
             raise MemoryError(str(error)) from error

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.fft
 
 from recon import nufft
-from recon.arrays import Array, complex_dtype, is_tensor, real_dtype
+from recon.arrays import Array, complex_dtype, is_tensor, like, real_dtype
 from recon.density import pipe_weights
 from recon.operators import ToeplitzGram
 from recon.solvers import conjugate_gradient
@@ -66,6 +66,9 @@ def nlinv(
     Raises:
         ValueError: shapes do not fit, values that are not finite, or no signal.
     """
+    if hasattr(kspace, "get"):  # CuPy: the work is done on the CPU, but for the NUFFT
+        image, maps = _nlinv(kspace.get(), trajectory, image_shape, mask, weights, newton_steps, reduction, cg_iterations, rank)
+        return like(image, kspace), like(maps, kspace)
     if not is_tensor(kspace):
         return _nlinv(np.asarray(kspace), trajectory, image_shape, mask, weights, newton_steps, reduction, cg_iterations, rank)
     import tensorflow as tf

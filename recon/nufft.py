@@ -28,6 +28,7 @@ from recon import device
 from recon.arrays import Array, complex_dtype, is_tensor, real_dtype
 from recon.cache import ArrayKey, Cache
 from recon.gpu_plans import GpuPlans, clear_pool
+from recon.hand_over import gradients_wanted, on_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,14 @@ class Nufft:
 
         run_each(one, flat.shape[0])
         return result.reshape(images.shape)
+
+    def execute_into(self, source: Any, result: Any, adjoint: bool) -> None:
+        """On a GPU, transform CuPy `[n, ...]` of this plan's dtype into CuPy `result`, on the null stream, without waiting for it.
+
+        Raises:
+            MemoryError: not even one transform fits.
+        """
+        self._backend.execute_into(source, result, adjoint)
 
     def _apply(self, source: Any, inner: tuple[int, ...], outer: tuple[int, ...], adjoint: bool) -> Any:
         batch, tail = source.shape[: source.ndim - len(inner)], source.shape[source.ndim - len(inner) :]
@@ -325,6 +334,8 @@ def nufft(
     if is_tensor(trajectory):
         return _differentiable(source, tf.convert_to_tensor(trajectory), shape, kind, float(tol))
     points = np.asarray(trajectory, real_dtype(np.dtype(source.dtype.as_numpy_dtype)))
+    if tf.executing_eagerly() and not gradients_wanted():
+        return _call(source, points, shape, kind, float(tol))
     return _fixed_points(source, points, shape, kind, float(tol))
 
 
@@ -390,11 +401,6 @@ def _call(source: Any, points: Any, shape: tuple[int, ...], kind: int, tol: floa
     """The transform itself, through Python, with its static shape restored."""
     import tensorflow as tf
 
-    rank = len(shape)
-    inner = rank if kind == 2 else 1
-    source_batch, points_batch = source.shape[:-inner], tf.TensorShape(points.shape[:-2])
-    batch = tf.broadcast_static_shape(source_batch, points_batch)
-    static = batch.concatenate([points.shape[-2]] if kind == 2 else list(shape))
     if kind == 1 and source.shape[-1] is not None and points.shape[-2] not in (None, source.shape[-1]):
         raise ValueError(
             f"k-space of {source.shape[-1]} samples does not fit a trajectory of {points.shape[-2]} samples: "
@@ -412,6 +418,9 @@ def _call(source: Any, points: Any, shape: tuple[int, ...], kind: int, tol: floa
     if tf.executing_eagerly():
         # Not through py_function, which keeps the tensors of every eager call for a gradient that is never asked for.
         return tf.convert_to_tensor(compute(*(inputs if on_gpu else [one.numpy() for one in inputs])))
+    inner = len(shape) if kind == 2 else 1
+    batch = tf.broadcast_static_shape(source.shape[:-inner], tf.TensorShape(points.shape[:-2]))
+    static = batch.concatenate([points.shape[-2]] if kind == 2 else list(shape))
     if on_gpu:
         with tf.device("/GPU:0"):
             result = tf.py_function(compute, inputs, source.dtype)
@@ -446,7 +455,6 @@ def _transform(source: np.ndarray, points: np.ndarray, shape: tuple[int, ...], k
 
 def _gpu_transform(source: Any, points: np.ndarray, shape: tuple[int, ...], kind: int, tol: float) -> Any:
     """The same on GPU tensors, without a copy through the host for the values."""
-    import cupy
     import tensorflow as tf
 
     rank = len(shape)
@@ -456,41 +464,16 @@ def _gpu_transform(source: Any, points: np.ndarray, shape: tuple[int, ...], kind
     chosen = plan(points, shape, tol, source.dtype.as_numpy_dtype)
     tail = (points.shape[0],) if kind == 2 else shape
     batch = tuple(source.shape[:-inner])
-    if math.prod(batch) == 0:
+    count = math.prod(batch)
+    if count == 0:
         return tf.zeros([*batch, *tail], source.dtype)
-    with tf.device("/GPU:0"):
-        # TensorFlow owns both buffers: memory that CuPy's pool took back could be overwritten while TensorFlow's stream
-        # still reads it. The fill is real work on that stream, so waiting covers the buffer's earlier users as well.
-        flat = tf.identity(tf.reshape(source, [math.prod(batch), *source.shape[-inner:]]))
-        result = tf.fill([math.prod(batch), *tail], tf.constant(0, source.dtype))
-    x, y = cupy.from_dlpack(_Capsule(flat)), cupy.from_dlpack(_Capsule(result))
-    _wait_for_tensorflow()
+
+    def transform(values: Any, out: Any) -> None:
+        chosen.execute_into(values.reshape(count, *source.shape[-inner:]), out.reshape(count, *tail), adjoint=kind == 1)
+
     try:
-        chosen._backend.execute_into(x, y, adjoint=kind == 1)
-        cupy.cuda.Stream.null.synchronize()  # before TensorFlow's stream reads the result
+        return on_tensors(transform, [source], (*batch, *tail), source)
     except MemoryError as error:
         logger.warning("NUFFT does not fit into GPU memory (%s); using the CPU for it", error)
-        return tf.reshape(tf.convert_to_tensor(_CpuPlans(chosen).execute(flat.numpy(), kind == 1)), [*batch, *tail])
-    return tf.reshape(result, [*batch, *tail])
-
-
-def _wait_for_tensorflow() -> None:
-    """Wait until the GPU has done all that TensorFlow has asked of it: its stream is not CuPy's."""
-    import cupy
-
-    cupy.cuda.Device().synchronize()
-
-
-class _Capsule:
-    """A tensor with the DLPack methods that CuPy asks for."""
-
-    def __init__(self, tensor: Any) -> None:
-        self.tensor = tensor
-
-    def __dlpack__(self, **_: Any) -> Any:
-        import tensorflow as tf
-
-        return tf.experimental.dlpack.to_dlpack(self.tensor)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (2, 0)  # kDLCUDA, first card: the only one TensorFlow is given work on here
+        flat = source.numpy().reshape(count, *source.shape[-inner:])
+        return tf.reshape(tf.convert_to_tensor(_CpuPlans(chosen).execute(flat, kind == 1)), [*batch, *tail])

@@ -21,10 +21,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from recon import density, device, gpu_plans, nufft, sense
+import gpu_more
+import gpu_stress
+
+from recon import density, device, nufft, sense
 from recon.metrics import nrmse
 from recon.operators import ToeplitzGram, gpu_convolution
 from recon.phantoms import birdcage_coils, shepp_logan
+from recon.sense_recorded import clear_graphs
 from recon.trajectory import radial_trajectory
 
 COILS, SIZE = 16, 256
@@ -75,22 +79,13 @@ def realtime_frame(wait: Callable[[], Any]) -> float:
     return median_ms(lambda: sense.cg_sense(case.kspace, next(spokes), maps, 8, regularisation=0.01), 40, wait)
 
 
-def on_cpu(function: Callable[[], Any]) -> Any:
-    """Call `function` as if there were no GPU."""
-    found, device._gpu = device._gpu, False
-    try:
-        return function()
-    finally:
-        device._gpu = found
-
-
 def compare(case: Case) -> dict[str, float]:
     """Relative difference of GPU and CPU results; NUFFTs of tolerance 1e-3 agree to a few 1e-3."""
     import tensorflow as tf
 
     images, trajectory = case.maps * case.truth, case.trajectory
 
-    def gradients(kind: int) -> Any:
+    def gradients(kind: Any) -> Any:
         values = tf.constant(images if kind == 2 else case.kspace)
         points = tf.constant(trajectory)
         with tf.GradientTape() as tape:
@@ -98,7 +93,16 @@ def compare(case: Case) -> dict[str, float]:
             loss = tf.reduce_sum(tf.abs(nufft.nufft(values, points, case.shape, kind, 1e-4)) ** 2)
         return tape.gradient(loss, [values, points])
 
+    def sense_gradient(which: int) -> Any:
+        values = [tf.constant(case.kspace), tf.constant(case.maps)]
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            image = sense.cg_sense(values[0], trajectory, values[1], 4, weights=case.weights, toeplitz=True)
+            loss = tf.reduce_sum(tf.abs(image) ** 2)
+        return tape.gradient(loss, values[which])
+
     graph = tf.function(lambda values: nufft.nufft(values, trajectory, case.shape, 1))
+    sense_graph = tf.function(lambda k, s: sense.cg_sense(k, trajectory, s, 4, weights=case.weights, toeplitz=True))
     frames = tf.stack([tf.constant(case.kspace)] * 2)
     line = nufft.Nufft(trajectory[:, :1], case.shape[:1], gpu=False).forward(images[:, 64])
     jobs: dict[str, Callable[[], Any]] = {
@@ -122,94 +126,37 @@ def compare(case: Case) -> dict[str, float]:
         "toeplitz_gram": lambda: device.get(ToeplitzGram(trajectory, case.shape)(device.put(images))),
         "cg_sense_tensor": lambda: sense.cg_sense(tf.constant(case.kspace), trajectory, tf.constant(case.maps), 4, weights=case.weights),
     }
+    jobs["cg_sense_gradient_kspace"] = lambda: sense_gradient(0)
+    jobs["cg_sense_gradient_maps"] = lambda: sense_gradient(1)
     result = {}
     for name, job in jobs.items():
         ours = np.asarray(job())
-        result[name] = error(np.asarray(on_cpu(job)), ours)
+        with device.on_cpu():
+            result[name] = error(np.asarray(job()), ours)
     result["cg_sense_in_groups_of_coils"] = error(np.asarray(jobs["cg_sense"]()), in_groups(jobs["cg_sense"]))
     # The graph remembers the device it was traced for, so it is compared with the eager call.
     result["graph_equals_eager"] = error(nufft.nufft(case.kspace, trajectory, case.shape, 1), graph(case.kspace))
+    eager = np.asarray(jobs["cg_sense_tensor"]())
+    result["cg_sense_graph_equals_eager"] = error(eager, sense_graph(tf.constant(case.kspace), tf.constant(case.maps)))
     return result
 
 
 def in_groups(job: Callable[[], Any]) -> Any:
     """The result of `job` when only three coils' doubled images of 128 x 128 fit into the convolution's workspace."""
     workspace, gpu_convolution.WORKSPACE = gpu_convolution.WORKSPACE, 3 * 256**2 * 8
+    clear_graphs()
     try:
         return job()
     finally:
         gpu_convolution.WORKSPACE = workspace
+        clear_graphs()
 
 
-def stress_frames(repeats: int) -> dict[str, Any]:
-    """CG-SENSE of frames with ever new trajectories, from NumPy, CuPy and tensors in turn, against the same on the CPU."""
+def in_graph(trajectory: np.ndarray) -> Any:
+    """CG-SENSE of tensors as a `tf.function`."""
     import tensorflow as tf
 
-    coils, shape = 8, (64, 64)
-    maps = birdcage_coils(coils, shape).astype(np.complex64)
-    maps.setflags(write=False)
-    spokes = radial_trajectory(64, 16 * 13, ordering="golden").reshape(16, -1, 2)
-    rng = np.random.default_rng(3)
-    size = (len(spokes), coils, spokes.shape[1])
-    kspace = (rng.standard_normal(size) + 1j * rng.standard_normal(size)).astype(np.complex64)
-    tensors = tf.constant(kspace), tf.constant(maps)
-
-    def frame(kind: str, index: int, scale: float) -> Any:
-        samples, chosen = np.float32(scale) * kspace[index], maps
-        if kind == "resident":
-            samples = np.float32(scale) * device.put(kspace[index])
-        elif kind == "tensor":
-            samples, chosen = tf.constant(scale, tf.complex64) * tensors[0][index], tensors[1]
-        image = sense.cg_sense(samples, spokes[index], chosen, 4, regularisation=0.01)
-        return device.get(image) if kind == "resident" else image
-
-    expected = on_cpu(lambda: [frame("numpy", index, 1) for index in range(len(spokes))])
-    worst = 0.0
-    for repeat in range(repeats):
-        index, scale = int(rng.integers(len(spokes))), float(rng.uniform(0.5, 2))
-        image = frame(("numpy", "resident", "tensor")[repeat % 3], index, scale)
-        worst = max(worst, error(scale * expected[index], image))
-    return {"repeats": repeats, "worst_error": worst, "passed": worst < 1e-2}
-
-
-def stress(repeats: int) -> dict[str, Any]:
-    """Transform ever-changing combinations of two images and compare with the same combinations of their transforms.
-
-    Every input is the last link of a chain of operations on TensorFlow's stream and every output is used and dropped at
-    once, so a missing synchronisation, either way, shows as a wrong or stale result.
-    """
-    import tensorflow as tf
-
-    case = Case(16, coils=8, size=128)
-    rng = np.random.default_rng(0)
-    images = tf.constant((rng.standard_normal((2, 8, 128, 128)) + 1j).astype(np.complex64))
-    kspace = nufft.nufft(images, case.trajectory)
-    back = nufft.nufft(kspace, case.trajectory, case.shape, 1)
-    worst = tf.constant(0.0)
-    for _ in range(repeats):
-        a, b = (tf.constant(complex(*rng.standard_normal(2)), tf.complex64) for _ in range(2))
-        image = a * images[0] + b * images[1]
-        for _ in range(3):
-            image = tf.signal.ifft2d(tf.signal.fft2d(image))
-        for result, expected in (
-            (nufft.nufft(image, case.trajectory), a * kspace[0] + b * kspace[1]),
-            (
-                nufft.nufft(nufft.nufft(image, case.trajectory), case.trajectory, case.shape, 1),
-                a * back[0] + b * back[1],
-            ),
-        ):
-            worst = tf.maximum(worst, tf.norm(tf.abs(result - expected)) / tf.norm(tf.abs(expected)))
-    return {"repeats": repeats, "worst_error": float(worst), "passed": float(worst) < 1e-3}
-
-
-def stress_without_waiting(repeats: int) -> dict[str, Any]:
-    """The same with the wait for TensorFlow's stream removed: shows whether the stress test can find a race."""
-    wait = nufft._wait_for_tensorflow
-    nufft._wait_for_tensorflow = lambda: None
-    try:
-        return stress(repeats)
-    finally:
-        nufft._wait_for_tensorflow = wait
+    return tf.function(lambda kspace, maps: sense.cg_sense(kspace, trajectory, maps, 10, toeplitz=True), autograph=False)
 
 
 def timings(wait: Callable[[], Any]) -> dict[str, Any]:
@@ -249,43 +196,66 @@ def timings(wait: Callable[[], Any]) -> dict[str, Any]:
                     "ms": median_ms(job, 10, wait),
                     "nrmse": round(nrmse(case.truth, np.asarray(job() if kind == "tensor" else device.get(job()))), 4),
                 }
+        graph = in_graph(case.trajectory)
+        kspace, maps = inputs["tensor"]
+        result[f"cg10_toeplitz_{spokes}_spokes_graph_ms"] = median_ms(lambda g=graph, k=kspace, m=maps: g(k, maps=m), 10, wait)  # type: ignore[misc]
     return result
+
+
+def sections(repeats: int) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What there is to check, by name; without a GPU only the timings."""
+    wait: Callable[[], Any] = lambda: None  # noqa: E731
+    if not device.use_gpu():
+        return {"timings": lambda: timings(wait)}
+    import cupy
+
+    wait = cupy.cuda.Device().synchronize
+    return {
+        "timings": lambda: timings(wait),
+        "difference": lambda: compare(Case(48, coils=8, size=128)),
+        "stress": lambda: gpu_stress.all_stress(repeats),
+        "volumes": gpu_more.volumes,
+        "memory": gpu_more.memory,
+        "out_of_memory": gpu_more.out_of_memory,
+        "reconstructions": gpu_more.reconstructions,
+    }
+
+
+def failures(result: dict[str, Any]) -> list[str]:
+    """Names of what was found wrong."""
+    failed = [name for name, value in result.get("difference", {}).items() if not value < 1e-2]
+    checks = {**result.get("stress", {}), "memory": result.get("memory", {"passed": True})}
+    failed += [name for name, value in checks.items() if not value["passed"]]
+    return failed + [name for name, value in result.get("out_of_memory", {}).items() if not value["difference"] < 1e-2]
 
 
 def main() -> None:
     """Run all checks; exit status 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=1000, help="of the stress test")
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument(
+        "--only", nargs="+", metavar="SECTION", help="timings, difference, stress, volumes, memory, out_of_memory, reconstructions"
+    )
+    parser.add_argument("--json", type=Path, help="also write the result to this file, section by section")
     arguments = parser.parse_args()
     device.configure()
     start = time.perf_counter()
     device.warm_up()
-    gpu = device.use_gpu()
-    result: dict[str, Any] = {"gpu": gpu, "warm_up_s": round(time.perf_counter() - start, 2)}
-    failed = []
-    wait: Callable[[], Any] = lambda: None  # noqa: E731
-    if gpu:
+    result: dict[str, Any] = {"gpu": device.use_gpu(), "warm_up_s": round(time.perf_counter() - start, 2)}
+    if device.use_gpu():
         import cupy
 
-        wait = cupy.cuda.Device().synchronize
         result["device"] = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-        result["self_test"] = device.self_test()
-        result["difference"] = compare(Case(48, coils=8, size=128))
-        failed += [name for name, value in result["difference"].items() if not value < 1e-2]
-    result["stress"] = stress(arguments.repeats)
-    result["stress_frames"] = stress_frames(arguments.repeats)
-    failed += [name for name in ("stress", "stress_frames") if not result[name]["passed"]]
-    if gpu:
-        result["plans"] = {"trajectories": nufft.cached_plans(), "on_gpu": len(gpu_plans._pool), "most": gpu_plans.POOLED_PLANS}
-        result["stress_without_waiting"] = stress_without_waiting(arguments.repeats // 5)
-    result["timings"] = timings(wait)
-    result["failed"] = failed
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
-    sys.exit(bool(failed))
+    chosen = {name: run for name, run in sections(arguments.repeats).items() if not arguments.only or name in arguments.only}
+    for name, run in chosen.items():
+        start = time.perf_counter()
+        result[name] = run()
+        result["failed"] = failures(result)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    sys.exit(bool(result.get("failed")))
 
 
 if __name__ == "__main__":

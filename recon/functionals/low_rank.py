@@ -114,6 +114,13 @@ def _singular_values(matrices: Array) -> Array:
     return namespace(matrices).linalg.svd(matrices, compute_uv=False)
 
 
+def largest_singular_value(matrices: Array) -> Any:
+    """The largest singular value of all matrices `[..., m, n]`, a scalar."""
+    values, _ = _eigh(matrices, matrices.shape[-2] <= matrices.shape[-1])
+    space = namespace(values)
+    return space.sqrt(space.maximum(space.max(values), real_like(0, values)))
+
+
 def _shrink_singular_values(matrices: Array, threshold: Any) -> Array:
     """U max(S - threshold, 0) V^H of `[..., m, n]` by the eigenvectors of the smaller Gram matrix, in double precision.
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.fft
 
 from recon import device, nufft
 from recon.arrays import Array, complex_dtype, is_tensor, like, real_dtype
-from recon.fourier import fftc, ifftc
+from recon.fourier import fft_module, fftc, ifftc
 from recon.operators.linear import LinearOperator
 
 
@@ -26,6 +25,7 @@ class Fourier(LinearOperator):
     def __init__(self, rank: int = 2, mask: np.ndarray | None = None) -> None:
         self.axes = tuple(range(-rank, 0))
         self.mask = mask
+        self._on_gpu: dict[np.dtype, Any] = {}
 
     def forward(self, x: Array) -> Array:
         return self._sample(fftc(x, self.axes))
@@ -36,7 +36,12 @@ class Fourier(LinearOperator):
     def _sample(self, kspace: Array) -> Array:
         if self.mask is None:
             return kspace
-        return kspace * np.asarray(self.mask, real_dtype(complex_dtype(kspace)))
+        dtype = real_dtype(complex_dtype(kspace))
+        if is_tensor(kspace) or isinstance(kspace, np.ndarray):
+            return kspace * np.asarray(self.mask, dtype)
+        if dtype not in self._on_gpu:
+            self._on_gpu[dtype] = like(np.asarray(self.mask, dtype), kspace)
+        return kspace * self._on_gpu[dtype]
 
 
 class Nufft(LinearOperator):
@@ -96,14 +101,14 @@ class ToeplitzGram(LinearOperator):
         # Distance -n never occurs between n pixels; without it the kernel is Hermitian and its transform real.
         for axis in range(len(doubled)):
             spread[(slice(None),) * axis + (0,)] = 0
-        fft, _ = _fft_module(spread)
+        fft, _ = fft_module(spread)
         self.kernel: Any = fft.fftn(fft.ifftshift(spread)).real
         self._kernels: dict[Any, Any] = {}
 
     def forward(self, x: Array) -> Array:
         if is_tensor(x):
             return convolve_tensor(x, self.kernel_like(x))
-        fft, options = _fft_module(x)
+        fft, options = fft_module(x)
         kernel = self.kernel_like(x)
         axes = range(-len(self.image_shape), 0)
         # Zeros need no transform: an axis is padded when its turn comes, and cropped as soon as it is done. The last axis,
@@ -154,12 +159,3 @@ def convolve_tensor(x: Any, kernel: Any) -> Any:
     spectrum = to(tf.pad(x, padding)) * tf.cast(kernel, x.dtype)
     inside = (..., *(slice(n) for n in shape))
     return back(spectrum)[inside]
-
-
-def _fft_module(x: Any) -> tuple[Any, dict[str, Any]]:
-    """FFT functions for the device of `x`, and options to save memory."""
-    if isinstance(x, np.ndarray):
-        return scipy.fft, {"overwrite_x": True}
-    import cupy
-
-    return cupy.fft, {}

@@ -70,6 +70,45 @@ extern "C" __global__ void turn(Real* d, const Real* r, long long n, const doubl
 """
 
 
+class GpuConjugateGradient:
+    """Conjugate gradients for arrays like one, with the memory they need: nothing is allocated while they run.
+
+    Args:
+        like: CuPy, real or complex, contiguous.
+        iterations: number of applications of A.
+        tolerance: steps end once |b - A x| <= tolerance |b|.
+    """
+
+    def __init__(self, like: Any, iterations: int, tolerance: float) -> None:
+        import cupy
+
+        self.kernels = _kernels(like.real.dtype.name)
+        self.solution, self.residual, self.direction, self.image = (cupy.empty_like(like, order="C") for _ in range(4))
+        self.curvature, self.energy = cupy.empty(_BLOCKS), cupy.empty(_BLOCKS)
+        self.state = cupy.empty(iterations + 2)
+        self.iterations, self.goal = np.arange(iterations, dtype=np.int32), np.float64(tolerance**2)
+        self.size = np.int64(like.view(like.real.dtype).size)
+        self.grid = ((max(1, min(_BLOCKS, -(-int(self.size) // _THREADS))),), (_THREADS,))
+
+    def solve(self, operator: Callable[..., Any], rhs: Any) -> Any:
+        """Solve A x = b from zero, `operator(x, out=y)` being y = A x; returns x, overwritten by the next call."""
+        import cupy
+
+        dot, update, turn = (self.kernels[name] for name in ("dot", "update", "turn"))
+        solution, residual, direction, image, size = self.solution, self.residual, self.direction, self.image, self.size
+        cupy.copyto(residual, rhs)
+        cupy.copyto(direction, rhs)
+        cupy.multiply(rhs, 0, out=solution)  # a NaN stays one
+        dot(*self.grid, (residual, residual, size, self.energy))
+        self.kernels["begin"](*self.grid, (self.energy, self.goal, self.state))
+        for iteration in self.iterations:
+            operator(direction, out=image)
+            dot(*self.grid, (direction, image, size, self.curvature))
+            update(*self.grid, (solution, residual, direction, image, size, self.curvature, self.state, iteration, self.energy))
+            turn(*self.grid, (direction, residual, size, self.energy, self.state, iteration))
+        return solution
+
+
 def gpu_conjugate_gradient(operator: Callable[[Any], Any], rhs: Any, iterations: int = 10, tolerance: float = 0.0) -> Any:
     """Solve A x = b as `recon.solvers.conjugate_gradient` does, from zero, with everything queued on the GPU at once.
 
@@ -78,32 +117,18 @@ def gpu_conjugate_gradient(operator: Callable[[Any], Any], rhs: Any, iterations:
     Args:
         operator: applies A to CuPy arrays, on the current stream.
         rhs: b, CuPy, real or complex, any shape.
-        iterations: number of applications of A.
-        tolerance: steps end once |b - A x| <= tolerance |b|.
+        iterations, tolerance: see `GpuConjugateGradient`.
 
     Returns:
         x, CuPy, in the order of the current stream.
     """
     import cupy
 
-    kernels = _kernels(rhs.real.dtype.name)
-    residual = cupy.array(rhs, order="C")  # a copy
-    solution, direction = residual * 0, residual.copy()
-    size = np.int64(residual.view(residual.real.dtype).size)
-    grid = ((max(1, min(_BLOCKS, -(-int(size) // _THREADS))),), (_THREADS,))
-    curvature, energy = cupy.empty(_BLOCKS), cupy.empty(_BLOCKS)
-    state = cupy.empty(iterations + 2)
-    kernels["dot"](*grid, (residual, residual, size, energy))
-    kernels["begin"](*grid, (energy, np.float64(tolerance**2), state))
-    dot, update, turn = kernels["dot"], kernels["update"], kernels["turn"]
-    for iteration in np.arange(iterations, dtype=np.int32):
-        image = operator(direction)
-        if image.dtype != residual.dtype or not image.flags.c_contiguous:
-            image = cupy.ascontiguousarray(image, dtype=residual.dtype)
-        dot(*grid, (direction, image, size, curvature))
-        update(*grid, (solution, residual, direction, image, size, curvature, state, iteration, energy))
-        turn(*grid, (direction, residual, size, energy, state, iteration))
-    return solution
+    def apply(x: Any, out: Any) -> None:
+        out[...] = operator(x)
+
+    rhs = cupy.ascontiguousarray(rhs)
+    return GpuConjugateGradient(rhs, iterations, tolerance).solve(apply, rhs)
 
 
 @cache
