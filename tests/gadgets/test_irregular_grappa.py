@@ -88,6 +88,24 @@ def test_a_stream_through_the_shipped_chain(lines, options, full):
     assert error(aliased.data[0], full) > 3 * error(image.data[0], full)
 
 
+def test_odd_sizes_and_factors_of_the_header_that_hide_the_lattice():
+    """Four-fold along E1 with a shift, so that every partition is sampled; the calibration is a scan of its own."""
+    lines = regular_mask((19, 41), (1, 4), caipi_shift=2)
+
+    def images(sampled: np.ndarray) -> np.ndarray:
+        options = {"n": 41, "partitions": 19, "acceleration": (1, 4), "calibration": (11, 22), "noise": 0.2}
+        scan, imaging = (Scan(**options, lines=sampled, calibrated=calibrated) for calibrated in (None, set()))
+        calibration = [readout for readout in scan.readouts() if readout.is_flag_set(20) or readout.is_flag_set(21)]
+        for readout in calibration:
+            readout.header["flags"] = 0
+            readout.set_flag(20)
+        header = scan.header.xml.replace(b"embedded", b"separate")
+        (image,) = reconstruct([*calibration, *imaging.readouts()], "cartesian_grappa", header=header)
+        return image.data[0]
+
+    assert error(images(lines), images(np.ones_like(lines))) < 0.1
+
+
 def by_repetition(scan: Scan) -> list:
     return [AcquisitionAccumulateTrigger(trigger_dimension="repetition"), *scan.buffers(N_dimension="none")[1:]]
 
