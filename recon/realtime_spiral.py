@@ -98,7 +98,8 @@ class RealtimeSpiral:
         whole = self._views(design.spiral_arms, None)[:, 1:]
         shape = (self.base_resolution, self.base_resolution)
         weights = pipe_weights(whole.reshape(-1, 2), shape).reshape(whole.shape[:2])
-        return np.resize(weights, (self.arms, weights.shape[1]))
+        turns = -(-self.arms // len(weights))
+        return np.tile(weights, (turns, 1))[: self.arms]
 
     def _views(self, views: int, phases: int | None) -> np.ndarray:
         return spiral_trajectory(**vars(self.design), views=views, phases=phases)

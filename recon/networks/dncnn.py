@@ -67,10 +67,15 @@ class DnCNN(keras.Model):
         return keras.ops.relu(self.norms[n](self.convolutions[n](self.pad(x)), training=training))
 
     def published_weights(self) -> list[Any]:
-        """The variables in the order of the published files: of each layer the trainable ones, then its running statistics."""
+        """The variables in the order of the published files: layer by layer, the running statistics of a residual block at its end."""
+        layers = list(zip(self.convolutions, self.norms, strict=True))
         found = list(self.first.weights)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            found += [*convolution.weights, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance]
+        for start in range(0, len(layers), 2):
+            block = layers[start : start + 2]  # a residual block; at the end a single convolution
+            for convolution, norm in block:
+                found += [*convolution.weights, norm.gamma, norm.beta]
+            for _, norm in block:
+                found += [norm.moving_mean, norm.moving_variance]
         return [*found, *self.last.weights]
 
     def get_config(self) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def test_dncnn_has_the_published_variables() -> None:
     assert network.count_params() == 633_345
     assert sum(int(np.prod(variable.shape)) for variable in network.non_trainable_weights) == 2_176
     shapes = [tuple(variable.shape) for variable in network.published_weights()]
-    assert shapes[:8] == [(3, 3, 1, 64), (64,), (3, 3, 64, 64), (64,), (64,), (64,), (64,), (64,)]
+    convolution, norm = [(3, 3, 64, 64), (64,)], [(64,), (64,)]
+    assert shapes[:14] == [(3, 3, 1, 64), (64,), *convolution, *norm, *convolution, *norm, *norm, *norm]
     assert shapes[-2:] == [(3, 3, 64, 1), (1,)]
     assert len(shapes) == len(network.weights)
 

@@ -1,0 +1,259 @@
+"""Trained weights, by name from a catalogue or from a file, put into the network they belong to.
+
+The catalogue (`weights.yaml` beside this module) says of every set of weights where it comes from, under which licence, how it was
+trained and what for. Files whose checksum differs are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+CATALOGUE = Path(__file__).with_name("weights.yaml")
+Layout = Literal["frames_last", "image", "series", "clip", "unrolled"]
+Scaling = Literal["window", "min_max", "none"]
+
+
+class WeightsError(ValueError):
+    """Weights are missing, not licensed, damaged, or of another network."""
+
+
+class Architecture(BaseModel):
+    """A network and its arguments; `kind` is one of `ARCHITECTURES`."""
+
+    model_config = ConfigDict(extra="allow")
+    kind: str
+
+    def build(self, shape: Sequence[int | None]) -> Any:
+        """The network with random weights, for inputs of this shape (batch included).
+
+        Raises:
+            WeightsError: an unknown kind or argument.
+        """
+        try:
+            network = _architectures()[self.kind](**(self.model_extra or {}))
+        except KeyError:
+            raise WeightsError(f"no network {self.kind!r}; there are {', '.join(sorted(_architectures()))}") from None
+        except TypeError as error:
+            raise WeightsError(f"{self.kind}: {error}") from None
+        network.build(tuple(shape))
+        return network
+
+
+class Entry(BaseModel):
+    """One set of weights in the catalogue.
+
+    Attributes:
+        network: what they belong to.
+        input_shape: of its input, batch first, null where any size goes.
+        layout: how images are put into it: `frames_last` ``[batch, y, x, frame]``, `image` ``[batch, y, x, 1]``, `clip`
+            ``[batch, frame, y, x, channel]``, `unrolled` start image, k-space, maps and mask.
+        scaling: of the input, see `recon.networks.normalization`.
+        file: beside the catalogue; null for weights that are not shipped.
+        sha256: of the file.
+        licence, source: of the weights; licence null when none is stated.
+        recipe: file in configs/training, or a description.
+        scan: what they are meant for.
+        metrics: on held-out data.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    network: Architecture
+    input_shape: list[int | None]
+    layout: Layout
+    scaling: Scaling = "none"
+    file: str | None = None
+    sha256: str | None = None
+    licence: str | None = None
+    source: str
+    recipe: str = ""
+    scan: str
+    metrics: dict[str, Any] = Field(default_factory=dict)
+
+
+@cache
+def catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
+    """The entries of a catalogue by name.
+
+    Raises:
+        WeightsError: the file is missing or not a catalogue.
+    """
+    try:
+        return {name: Entry.model_validate(entry) for name, entry in yaml.safe_load(path.read_text()).items()}
+    except (OSError, yaml.YAMLError, ValidationError, AttributeError) as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def load(name: str, path: Path = CATALOGUE) -> Any:
+    """The network of a catalogue's entry with its weights.
+
+    Raises:
+        WeightsError: no such entry, weights that are not shipped, a missing file, another checksum, other shapes.
+    """
+    entries = catalogue(path)
+    if name not in entries:
+        raise WeightsError(f"no weights {name!r} in {path.name}; there are {', '.join(entries)}; or give the path of a file")
+    entry = entries[name]
+    if entry.file is None:
+        why = f"its source ({entry.source}) states no licence" if entry.licence is None else f"get it from {entry.source}"
+        raise WeightsError(f"the weights {name!r} are not part of this package: {why}; give the path of your own copy instead")
+    file = path.parent / entry.file
+    if not file.is_file():
+        raise WeightsError(f"{file} of the weights {name!r} is missing; install the package again, or train them by {entry.recipe}")
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != entry.sha256:
+        raise WeightsError(f"{file} has the checksum {found}, not the catalogue's {entry.sha256}: it is damaged or another version")
+    return load_file(file, entry.network, entry.input_shape)
+
+
+def load_file(path: Path, network: Architecture | None = None, shape: Sequence[int | None] | None = None) -> Any:
+    """A network from a file of weights or a whole model.
+
+    Args:
+        path: ``.keras``; ``.weights.h5`` or ``.h5`` of Keras; a SavedModel's folder; a TensorFlow checkpoint's prefix or ``.index``
+            file; ``.onnx`` (needs onnxruntime).
+        network: what to build, for files that hold weights only; a SavedModel or checkpoint of the published networks is put into
+            it variable by variable, in order.
+        shape: of its input, batch first.
+
+    Returns:
+        A callable, arrays or tensors in, tensors or arrays out.
+
+    Raises:
+        WeightsError: no such file, a format that is not known, weights without a network, other shapes.
+    """
+    path = Path(path)
+    checkpoint = path.with_suffix("") if path.suffix == ".index" else path
+    if not path.exists() and not Path(f"{checkpoint}.index").exists():
+        raise WeightsError(f"{path} does not exist")
+    try:
+        if path.suffix == ".onnx":
+            return _onnx(path)
+        if path.suffix == ".keras":
+            return _keras_model(path)
+        if path.is_dir() and network is None:
+            return _saved_model(path)
+        if network is None or shape is None:
+            raise WeightsError(f"{path} holds weights only: say which network they belong to, and the shape of its input")
+        built = network.build(shape)
+        if path.is_dir():
+            _assign(built, _checkpoint_variables(path / "variables" / "variables"), path)
+        elif path.suffix in (".h5", ".hdf5"):
+            _load_hdf5(built, path)
+        else:
+            _assign(built, _checkpoint_variables(checkpoint), path)
+        return built
+    except WeightsError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{path} cannot be loaded: {first}") from error
+
+
+def _architectures() -> Mapping[str, Callable[..., Any]]:
+    from recon.networks.dncnn import DnCNN
+    from recon.networks.fast_dvd_net import FastDVDnet
+    from recon.networks.modl import MoDL
+    from recon.networks.unet import UNet
+    from recon.networks.varnet import VarNet
+
+    return {"UNet": UNet, "FastDVDnet": FastDVDnet, "DnCNN": DnCNN, "VarNet": VarNet, "MoDL": MoDL}
+
+
+def _keras_model(path: Path) -> Any:
+    import keras
+
+    _architectures()  # registers our layers
+    return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+def _saved_model(path: Path) -> Any:
+    """A SavedModel as it is: its serving signature, one tensor in and one out."""
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+    signature = model.signatures.get("serving_default")
+    if signature is None:
+        raise WeightsError(f"{path} has no signature serving_default; export the model with one")
+    names = list(signature.structured_input_signature[1])
+    if len(names) != 1:
+        raise WeightsError(f"{path} takes {len(names)} inputs ({', '.join(names)}), not one image")
+
+    def call(inputs: Any) -> Any:
+        return next(iter(signature(**{names[0]: tf.convert_to_tensor(inputs)}).values()))
+
+    call.model = model  # type: ignore[attr-defined]  # keeps the variables alive
+    return call
+
+
+def _onnx(path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise WeightsError(f"{path} needs onnxruntime: pip install onnxruntime") from None
+    try:
+        session = onnxruntime.InferenceSession(str(path))
+    except Exception as error:
+        raise WeightsError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+    name = session.get_inputs()[0].name
+    if len(session.get_inputs()) != 1:
+        raise WeightsError(f"{path} takes {len(session.get_inputs())} inputs, not one image")
+
+    def call(inputs: Any) -> np.ndarray:
+        result: np.ndarray = session.run(None, {name: np.asarray(inputs, np.float32)})[0]
+        return result
+
+    return call
+
+
+def _checkpoint_variables(prefix: Path) -> list[np.ndarray]:
+    """The variables of a checkpoint that are named by number, ``variables/0`` and so on, in that order; optimiser's ones left out."""
+    import tensorflow as tf
+
+    if not list(prefix.parent.glob(f"{prefix.name}.data-*")):
+        raise WeightsError(f"{prefix}.index is there but its data file ({prefix.name}.data-00000-of-00001) is missing")
+    reader = tf.train.load_checkpoint(str(prefix))
+    pattern = re.compile(r"(?:.*/)?variables/(\d+)/\.ATTRIBUTES/VARIABLE_VALUE$")
+    numbered = {int(match[1]): name for name in reader.get_variable_to_shape_map() if (match := pattern.fullmatch(name))}
+    if not numbered:
+        raise WeightsError(f"{prefix} has no variables named by number, as Keras models save them")
+    return [reader.get_tensor(numbered[n]) for n in sorted(numbered)]
+
+
+def _load_hdf5(network: Any, path: Path) -> None:
+    """Weights of Keras 3, or of Keras 2 (groups by layer, as the sodium networks were published)."""
+    import h5py
+
+    arrays = None
+    with h5py.File(path, "r") as file:
+        group = file.get("model_weights", file)
+        if "layer_names" in group.attrs:
+            arrays = [group[layer][name][()] for layer in _names(group, "layer_names") for name in _names(group[layer], "weight_names")]
+    if arrays is None:
+        network.load_weights(path)
+    else:
+        _assign(network, arrays, path)
+
+
+def _names(group: Any, attribute: str) -> list[str]:
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs[attribute]]
+
+
+def _assign(network: Any, arrays: Sequence[np.ndarray], path: Path) -> None:
+    published = getattr(network, "published_weights", None)
+    variables = list(network.weights) if published is None else published()
+    arrays = list(arrays)[: len(variables)]  # a training's checkpoint goes on with counters
+    if [tuple(variable.shape) for variable in variables] != [array.shape for array in arrays]:
+        different = [n for n, (variable, array) in enumerate(zip(variables, arrays, strict=False)) if tuple(variable.shape) != array.shape]
+        where = f"the first that differs is number {different[0]}" if different else "some are missing"
+        raise WeightsError(f"{path} holds {len(arrays)} variables where {type(network).__name__} has {len(variables)}: {where}")
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
