@@ -25,8 +25,9 @@ from recon.quantitative.real_unknowns import Components, covariance, gradient, n
 from recon.quantitative.regularisers import build
 from recon.quantitative.settings import Settings
 
-ENERGY, DERIVATIVE = 2000.0, 100.0
-"""Energy of the scaled data of a slice, and norm of the partial derivatives together: PyQMRI's numbers."""
+ENERGY, DERIVATIVE, SLICE = 2000.0, 100.0, 256**2
+"""Energy of the scaled data of a slice, and norm of the partial derivatives together: PyQMRI's numbers, which it uses for slices of
+any size; here they are those of so many voxels, so that the weights of the regularisation mean the same for all matrices."""
 
 _UNKNOWN = 0.5
 """A start value whose relative standard deviation is larger says nothing."""
@@ -141,7 +142,7 @@ class _Fit:
         if own.shape != (len(model.unknowns),):
             raise ValueError(f"weights of shape {own.shape} for {len(model.unknowns)} unknowns")
         self.solver = _solver(self.components, self.real, tuple(own[n] for n, _ in self.components.table), term, images, settings)
-        slices = images.shape[1] if images.ndim == 4 else 1
+        slices = images[0].size / SLICE
         self.energy = ENERGY * slices / term.energy
         self.norm = DERIVATIVE * np.sqrt(slices / len(model.unknowns))
 
@@ -268,7 +269,8 @@ def _solver(
 
     if gram is not None:
         return make()
-    return _solvers.get((tuple(components.table), tuple(real), weights, images.shape[1:], images.dtype, settings), make)
+    key = (tuple(components.table), tuple(real), weights, images.shape[1:], images.dtype, settings.without_schedule())
+    return _solvers.get(key, make)
 
 
 def _start(model: SignalModel, images: np.ndarray) -> np.ndarray:

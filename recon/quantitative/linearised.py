@@ -139,7 +139,8 @@ class PrimalDual:
         step = _Step(self, given, scalars)
         kx, back = step.forward(x), step.adjoint(x, y)
         # 12 bounds the squared norm of TGV's operator in the plane; from three dimensions on the line search takes over.
-        tau = tf.math.rsqrt(scalars[2] * 12)
+        # Without a regulariser nothing but the data limits the step.
+        tau = tf.math.rsqrt(scalars[2] * 12) if self.regulariser.radii else tf.constant(np.inf, x[0].dtype)
         state = (x, kx, y, back, tau, tf.ones_like(tau))
         gap = step.gap(x, kx, y, back)
         unit = tf.where(unit < 0, gap, unit)

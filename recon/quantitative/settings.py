@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Regularisation = Literal["TGV", "TV", "H1", "wavelet", "ICTV", "ICTGV", "none"]
@@ -14,8 +14,9 @@ NAMES: tuple[Regularisation, ...] = ("TGV", "TV", "H1", "wavelet", "ICTV", "ICTG
 class Settings:
     """Schedule, weights and stopping of `recon.quantitative.irgn.fit`.
 
-    Data and unknowns are scaled as in PyQMRI: the energy of the data to 2000 a slice and the norm of each partial derivative to
-    100 / sqrt(number of unknowns) a slice, so that weights mean the same for all models and scanners.
+    Data and unknowns are scaled as in PyQMRI: the energy of the data to 2000 and the norm of each partial derivative to
+    100 / sqrt(number of unknowns) for every 256 x 256 voxels, so that weights mean the same for all models and scanners. (PyQMRI
+    scales slices of any size so: for n x n its `gamma` is ours times (n / 256)^2.)
 
     Attributes:
         reg_type: regularisation of the maps, all of them jointly.
@@ -44,12 +45,12 @@ class Settings:
     inc: float = 1.5
     max_iters: int = 300
     lambd: float = 1.0
-    gamma: float = 1e-3
+    gamma: float = 6e-4
     gamma_dec: float = 0.7
-    gamma_min: float = 5e-4
-    delta: float = 10.0
+    gamma_min: float = 3e-4
+    delta: float = 1e3
     delta_inc: float = 10.0
-    delta_max: float = 1e6
+    delta_max: float = 1e10
     alpha_ratio: float = 0.0
     beta: float = 0.0
     rtol: float = 1e-5
@@ -91,6 +92,24 @@ class Settings:
             ValueError: a value out of its range.
         """
         return cls(reg_type, **changes)
+
+    def without_schedule(self) -> Settings:
+        """The same for all settings that make one convex problem of the same kind."""
+        defaults = Settings()
+        names = (
+            "max_gn_it",
+            "start_iters",
+            "inc",
+            "max_iters",
+            "lambd",
+            "gamma",
+            "gamma_dec",
+            "gamma_min",
+            "delta",
+            "delta_inc",
+            "delta_max",
+        )
+        return replace(self, **{name: getattr(defaults, name) for name in names})
 
     def at(self, step: int) -> tuple[float, float, int]:
         """gamma and delta, in the units of the scaled data, and inner iterations of a Gauss-Newton step counted from 0."""
