@@ -28,7 +28,7 @@ class ASL(Perfusion):
     """
 
     name: ClassVar[str] = "ASL"
-    aliases: ClassVar[tuple[str, ...]] = ("pCASL", "PCASL")
+    aliases: ClassVar[tuple[str, ...]] = ("pCASL",)
 
     def signal(self, unknowns: Sequence[Any]) -> Any:
         import tensorflow as tf

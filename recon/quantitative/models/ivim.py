@@ -24,7 +24,6 @@ class Ivim(SequenceModel):
     """
 
     name: ClassVar[str] = "Ivim"
-    aliases: ClassVar[tuple[str, ...]] = ("IVIM",)
     parameters: ClassVar[tuple[SequenceParameter, ...]] = (B_VALUE,)
     inputs: ClassVar[tuple[FieldInput, ...]] = (PHASE,)
     grids: Mapping[str, np.ndarray] = {
