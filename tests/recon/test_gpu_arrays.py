@@ -1,0 +1,64 @@
+"""Reconstructions of arrays on a GPU equal those on the CPU; the GPU is a stand-in (`scripts/gpu_check.py` has a real one)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recon import device, gpu_plans, grappa, nufft
+from recon.compressed_sensing import grasp, l1_wavelet, locally_low_rank, total_generalised_variation, total_variation
+from recon.espirit import espirit
+from recon.fourier import fftc
+from recon.nlinv import nlinv
+from recon.phantoms import birdcage_coils, moving_heart, shepp_logan
+from recon.trajectory import radial_trajectory
+from tests.recon import strict_cupy
+from tests.recon.conftest import relative_error
+
+SHAPE, COILS, FRAMES = (32, 32), 4, 3
+MAPS = birdcage_coils(COILS, SHAPE).astype(np.complex64)
+FULL = fftc(MAPS * shepp_logan(SHAPE).astype(np.complex64), (-2, -1))
+MASK = np.arange(32)[:, None] % 2 * np.ones((1, 32)) > 0
+MASK[12:20] = True
+SPOKES = radial_trajectory(32, FRAMES * 13, ordering="golden").reshape(FRAMES, -1, 2).astype(np.float32)
+HEART = np.stack(
+    [nufft.Nufft(SPOKES[n], SHAPE, gpu=False).forward(MAPS * moving_heart(SHAPE, 40.0 * n).astype(np.complex64)) for n in range(FRAMES)]
+)
+GRID, RADIAL, SERIES = np.where(MASK, FULL, 0), HEART[0], HEART
+JOBS: dict[str, tuple[np.ndarray, Callable[[Any, Any], Any]]] = {
+    "l1_wavelet": (GRID, lambda k, s: l1_wavelet(k, s, iterations=5, level=3)),
+    "total_variation": (GRID, lambda k, s: total_variation(k, s, mask=MASK, iterations=3)),
+    "total_variation_radial": (RADIAL, lambda k, s: total_variation(k, s, SPOKES[0], iterations=3)),
+    "total_generalised_variation": (GRID, lambda k, s: total_generalised_variation(k, s, mask=MASK, iterations=5)),
+    "grasp": (SERIES, lambda k, s: grasp(k, s, SPOKES, iterations=2)),
+    "locally_low_rank": (SERIES, lambda k, s: locally_low_rank(k, s, SPOKES, iterations=3)),
+    "espirit": (FULL, lambda k, _: espirit(k, calibration=16)),
+    "nlinv": (GRID, lambda k, _: nlinv(k, newton_steps=3)[1]),
+    "grappa": (FULL[:, None], lambda k, s: grappa.reconstruct(k, s.conj()[:, None])),
+}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name, module in strict_cupy.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(device, "_gpu", True)
+    yield
+    gpu_plans.clear_pool()
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("name", JOBS)
+def test_the_gpu_gives_the_image_of_the_cpu(name: str) -> None:
+    kspace, job = JOBS[name]
+    with device.on_cpu():
+        expected = job(kspace, MAPS)
+    assert isinstance(expected, np.ndarray)
+    assert relative_error(expected, job(kspace, MAPS)) < 5e-3
+    resident = job(device.put(kspace), device.put(MAPS))
+    assert isinstance(resident, strict_cupy.DeviceArray)
+    assert relative_error(expected, resident.get()) < 5e-3
