@@ -36,7 +36,8 @@ class SMSRecon(Gadget):
     readouts (flag 20) of each slice alone, numbered by slice, give the sensitivities and the positions of the slices; they must come
     before the images they serve and may come again. From acquired line to acquired line, slice m of a group gains the phase of m
     times `caipi_shift` turns (blipped CAIPI, zero at the centre of k-space), calibration readouts none. In-plane acceleration is
-    undone in the same step. SENSE and split slice-GRAPPA differ little; SENSE also takes partial Fourier scans as they are.
+    undone in the same step. SENSE and split slice-GRAPPA differ little in error; SENSE takes partial Fourier scans as they are,
+    but iterates, at a hundred times the cost, for those and where the shift is no whole number of pixels.
     """
 
     ignored = IGNORED

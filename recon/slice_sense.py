@@ -21,8 +21,8 @@ class SliceSense:
 
     Where lines and phases repeat every P lines, only pixels a P-th of the field of view apart fold onto each other, from all slices:
     their systems of slices x P unknowns are inverted once, and each k-space costs one adjoint and one small product a pixel.
-    Elsewhere (partial Fourier, odd factors) conjugate gradients iterate. Larkman et al., J. Magn. Reson. Imaging 13 (2001); Breuer et
-    al., Magn. Reson. Med. 53 (2005).
+    Elsewhere (partial Fourier, shifts by fractions of a pixel) conjugate gradients iterate. Larkman et al., J. Magn. Reson. Imaging 13
+    (2001); Breuer et al., Magn. Reson. Med. 53 (2005).
 
     Args:
         maps: complex `[slice, coil, y, x]`; zero where a slice has no signal.
