@@ -15,6 +15,7 @@ from gadgets.compressed_sensing import CompressedSensing
 from gadgets.grappa import CartesianFFT
 from gadgets.items import Acquisition, ImageArray
 from gadgets.layout import Flag
+from gadgets.partial_fourier import PartialFourierPOCS
 from gadgets.reference import EigenChannels, ReferencePrep
 from gadgets.spirit import CartesianSpirit
 from recon.cartesian_sampling import density_grid, random_mask
@@ -196,6 +197,18 @@ def test_an_asymmetric_echo_is_completed_and_not_taken_for_zeros() -> None:
     zeroed = [replaced(readout) for readout in readouts]
     (zero_filled,) = images(scan, CartesianFFT(), zeroed)  # type: ignore[arg-type]
     assert error(scan, found.data[0, 0, 0, 0]) < 0.7 * error(scan, zero_filled.data[0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("name", ["l1", "tv", "spirit"])
+def test_partial_fourier_lines_are_missing_like_others(name: str) -> None:
+    scan = Scan(n=64, coils=6, first=12, noise=0.5)
+    (found,), (zero_filled,) = scan.run(METHODS[name]()), scan.run(CartesianFFT())
+    assert isinstance(found, ImageArray)
+    assert isinstance(zero_filled, ImageArray)
+    assert error(scan, found.data[0, 0, 0, 0]) < 0.7 * error(scan, zero_filled.data[0, 0, 0, 0])
+    (completed,) = scan.run(METHODS[name](), PartialFourierPOCS())
+    assert isinstance(completed, ImageArray)
+    assert error(scan, completed.data[0, 0, 0, 0]) < 0.2 * error(scan, zero_filled.data[0, 0, 0, 0])
 
 
 def replaced(readout: Acquisition) -> Acquisition:
