@@ -22,6 +22,8 @@ class LearnedMaps:
 
     def prepare(self, frame: Frame) -> None:
         """Make maps from this frame where there are none, or where the slice has been moved since."""
+        if not self.reconstruction.gadget.needs_maps:
+            return
         place, position = frame.series.place, slice_position(frame)
         known = self.learned.get(place)
         if known is None or known.position != position:
@@ -30,6 +32,8 @@ class LearnedMaps:
 
     def learn(self, frame: Frame) -> None:
         """Keep the new readouts of this frame, and renew the maps when it is time."""
+        if not self.reconstruction.gadget.needs_maps:
+            return
         known = self.learned[frame.series.place]
         if known.series == frame.series:
             known.frames.append(frame.readouts[-frame.fresh :])

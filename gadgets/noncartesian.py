@@ -31,11 +31,11 @@ class NonCartesianRecon(NonCartesianGadget):
 
     def _image(self, frame: Frame, reconstruction: Reconstruction) -> Image:
         place = frame.series.place
-        if place not in reconstruction.maps:
+        if self.needs_maps and place not in reconstruction.maps:
             reconstruction.calibrate(frame.readouts)
         image = reconstruction.item(frame, reconstruction.image(frame))
         if not self.reuse_maps:
-            del reconstruction.maps[place]
+            reconstruction.maps.pop(place, None)
         return image
 
 

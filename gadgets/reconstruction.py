@@ -31,8 +31,10 @@ MINIMAL_BANDWIDTH = 0.06
 class NonCartesianGadget(Gadget):
     """The parameters that gadgets for non-Cartesian data share."""
 
-    method: Literal["gridding", "cg_sense", "l1_wavelet", "total_variation"] = parameter(
-        "cg_sense", help="density-compensated gridding, iterative SENSE, or compressed sensing"
+    method: Literal["gridding", "root_sum_of_squares", "cg_sense", "l1_wavelet", "total_variation"] = parameter(
+        "cg_sense",
+        help="density-compensated gridding, combined by sensitivity maps or (without any) as root_sum_of_squares; iterative SENSE; "
+        "compressed sensing",
     )
     iterations: int = parameter(10, ge=1, help="most iterations; 10 to 15 of CG-SENSE, 30 to 50 of compressed sensing")
     weight: float = parameter(0.002, ge=0, help="of compressed sensing, as a fraction of the brightest pixel of E^H y")
@@ -51,7 +53,9 @@ class NonCartesianGadget(Gadget):
     coil_maps: Literal["image", "espirit"] = parameter(
         "image", help="sensitivity maps from a low-resolution image, or by ESPIRiT from the centre of k-space"
     )
-    trajectory: Source = parameter("auto", help="acquired with the readouts, computed radial, or auto: acquired where there is one")
+    trajectory: Source = parameter(
+        "auto", help="acquired with the readouts, computed radial, designed as HyperSLICE does, or auto: acquired where there is one"
+    )
     trajectory_unit: Unit = parameter(
         "auto", help="of acquired trajectories, per pixel or field of view of the encoded space; auto: cycles_per_pixel if none exceeds 1"
     )
@@ -71,6 +75,11 @@ class NonCartesianGadget(Gadget):
     )
     output: Literal["complex", "magnitude"] = parameter("complex", help="what the pixels are")
     image_series: int = parameter(1, ge=0, le=65535, help="image_series_index of the images")
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether the method combines coils by sensitivity maps."""
+        return self.method != "root_sum_of_squares"
 
     def trajectories(self, context: Context, space: int) -> Trajectories:
         """The trajectories of an encoding space."""
@@ -244,9 +253,10 @@ class Reconstruction:
     # -- images ------------------------------------------------------------------------------------------------------
 
     def image(self, frame: Frame) -> np.ndarray:
-        """Complex image ``[z, y, x]`` of a frame; its place must have been calibrated."""
+        """Complex image ``[z, y, x]`` of a frame; its place must have been calibrated where the method needs maps."""
         gadget, series = self.gadget, frame.series
-        samples = self.samples(frame.readouts, weighted=gadget.method == "gridding" or gadget.density_weighted)
+        weighted = gadget.method in ("gridding", "root_sum_of_squares") or gadget.density_weighted
+        samples = self.samples(frame.readouts, weighted=weighted)
         return self._volume(self._solve(samples, series.place), self._grids[series.space])
 
     def _solve(self, samples: Samples, place: Place) -> np.ndarray:
@@ -254,9 +264,13 @@ class Reconstruction:
         from recon.compressed_sensing import l1_wavelet, total_variation
         from recon.sense import cg_sense, gridding
 
-        gadget, maps = self.gadget, self.maps[place]
+        gadget = self.gadget
         data, trajectory, weights = samples.data, samples.trajectory, samples.weights
         image: np.ndarray
+        if gadget.method == "root_sum_of_squares":
+            image = np.linalg.norm(gridding(data, trajectory, weights, self._grids[place[0]].shape), axis=0)
+            return image
+        maps = self.maps[place]
         if gadget.method == "gridding":
             image = gridding(data, trajectory, weights, self._grids[place[0]].shape, maps)
         elif gadget.method == "l1_wavelet":

@@ -1,7 +1,7 @@
 """Where the readouts of a measurement lie in k-space, and the image grid they are reconstructed on.
 
 Acquired trajectories have the columns kx, ky[, kz]. Radial ones can be computed: a readout at angle a, counted from kx towards ky,
-passes kx = r cos(a), ky = r sin(a) with rising r.
+passes kx = r cos(a), ky = r sin(a) with rising r. The spirals of HyperSLICE are designed from its protocol.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +17,10 @@ import numpy as np
 from gadgets.header import Encoding, HeaderError
 from gadgets.items import Acquisition
 from gadgets.layout import Flag
+from recon.realtime_spiral import RealtimeSpiral
 from recon.trajectory import GOLDEN, from_acquisition_units
 
-Source = Literal["auto", "acquired", "radial"]
+Source = Literal["auto", "acquired", "radial", "hyperslice"]
 Unit = Literal["auto", "cycles_per_pixel", "cycles_per_fov", "rad_per_pixel"]
 Ordering = Literal["auto", "linear", "golden", "tiny_golden"]
 Counter = Literal["auto", "line", "line_and_repetition", "running"]
@@ -76,7 +78,8 @@ class Grid:
 class Trajectories:
     """The trajectory of every readout of one encoding space.
 
-    source: `acquired` with the readouts, computed `radial`, or whichever is there (`auto`).
+    source: `acquired` with the readouts, computed `radial`, or whichever is there (`auto`); or `hyperslice`, the protocol of
+    `recon.realtime_spiral` at the encoded matrix and field of view, arm by the line counter, phase by the repetition.
     ordering, increment, angle_range, offset, views, counter: of computed radial ones, see `_number` and `_step`; angles in degrees.
     """
 
@@ -114,6 +117,8 @@ class Trajectories:
         self._count += 1
         header = acquisition.header
         kept = slice(int(header["discard_pre"]), acquisition.data.shape[1] - int(header["discard_post"]))
+        if self.source == "hyperslice":
+            return self._designed(acquisition, kept)
         if self.source != "radial" and acquisition.trajectory is not None and acquisition.trajectory.shape[1] > 0:
             return self._columns(acquisition.trajectory[kept], header)
         if self.source == "acquired":
@@ -155,6 +160,21 @@ class Trajectories:
         if acquisition.is_flag_set(Flag.IS_REVERSE):
             radius = -radius
         return np.stack([radius * math.cos(angle), radius * math.sin(angle)], axis=1).astype(np.float32)
+
+    def _designed(self, acquisition: Acquisition, kept: slice) -> np.ndarray:
+        encoded = self.encoding.encoded
+        protocol = _protocol(encoded.matrix[0], encoded.field_of_view[0])
+        idx, samples = acquisition.header["idx"], kept.stop - kept.start
+        arm, phase = int(idx["kspace_encode_step_1"]), int(idx["repetition"]) % protocol.phases
+        designed = protocol.trajectory.shape[2]
+        if samples not in (designed, designed + 1) or arm >= protocol.arms:
+            raise ValueError(
+                f"readout {int(acquisition.header['scan_counter'])} is arm {arm} of {samples} samples, but the HyperSLICE protocol has "
+                f"{protocol.arms} arms of {designed} samples (or one more, at the centre) for {encoded.matrix[0]} pixels and "
+                f"{encoded.field_of_view[0]:g} mm; let the acquisitions carry their trajectory, or correct the header"
+            )
+        points = protocol.trajectory[phase, arm] / np.float32(2 * np.pi)
+        return np.concatenate([np.zeros((samples - designed, 2), np.float32), points])
 
     def _view(self, acquisition: Acquisition, number: int) -> int:
         """Number of the view: the line counter; that plus the views of all earlier repetitions; or a running number.
@@ -214,6 +234,11 @@ class Trajectories:
             else:
                 self._angular_step = self.angle_range / (GOLDEN + (self.tiny_number - 1 if ordering == "tiny_golden" else 0))
         return self._angular_step
+
+
+@lru_cache(maxsize=4)
+def _protocol(pixels: int, field_of_view: float) -> RealtimeSpiral:
+    return RealtimeSpiral(base_resolution=pixels, field_of_view=field_of_view)
 
 
 def to_grid(trajectory: np.ndarray, unit: Unit, encoding: Encoding, grid: Grid) -> np.ndarray:
