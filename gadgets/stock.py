@@ -37,6 +37,7 @@ MODULES = (
     "noncartesian",
     "off_resonance",
     "realtime",
+    "networks",
     "dynamic",
 )
 """Modules of this package that define gadgets."""

@@ -1,0 +1,142 @@
+"""Networks in the stream: images of a running series, denoised."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gadgets.base import Context, Gadget, ParameterError, Stream, parameter
+from gadgets.items import Image, Item
+from gadgets.layout import ImageType
+from gadgets.meta import put
+
+if TYPE_CHECKING:
+    from recon.networks.denoiser import Denoiser
+
+Series = tuple[int, ...]
+
+
+class NetworkDenoise(Gadget):
+    """Denoise images by a network, one image or a sliding window of them at a time.
+
+    Image -> Image, magnitudes in floating point. With `frames` above 1 the network sees the last `frames` images of a series (slice,
+    contrast, set, phase, image series), the oldest first, and gives the newest: no look-ahead. It is scaled by those images alone, so
+    that an image never depends on what came before its window.
+
+    When the network fails or its result is not finite, the image goes out as it came, marked (`NetworkFailed` in its attributes),
+    counted and warned of once. So do images that the network cannot take (sizes, several channels).
+    """
+
+    weights: str = parameter(help="name in the catalogue of weights, or path of a .keras, .onnx, .h5 file, SavedModel or checkpoint")
+    network: Literal["catalogue", "FastDVDnet", "DnCNN"] = parameter(
+        "catalogue", help="what a file of weights alone belongs to; not needed for names and whole models"
+    )
+    frames: int | None = parameter(None, ge=1, le=64, unit="frames", help="images that the network sees at once; none: as the weights say")
+    scaling: Literal["catalogue", "window", "min_max", "none"] = parameter(
+        "catalogue", help="of the network's input: brightness of the window, minimum and maximum, none; catalogue: as the weights say"
+    )
+    first_images: Literal["wait", "repeat", "pass"] = parameter(
+        "wait", help="before the window is full: send nothing, repeat the oldest image in it, or send images as they came"
+    )
+
+    def __init__(self, name: str = "", /, **properties: Any) -> None:
+        super().__init__(name, **properties)
+        known = Path(self.weights).suffix == "" and "/" not in self.weights
+        if known and self.network != "catalogue":
+            raise ParameterError(f"{self.name}: network is for files of weights; {self.weights!r} is a name of the catalogue")
+
+    def denoiser(self) -> Denoiser:
+        """The network, loaded once a process."""
+        from recon.networks.denoiser import denoiser
+
+        network = None if self.network == "catalogue" else self.network
+        scaling = None if self.scaling == "catalogue" else self.scaling
+        return denoiser(self.weights, network, self.frames, scaling)
+
+    def __call__(self, items: Stream) -> Iterator[Item]:
+        denoiser = self.denoiser()
+        self._warm(denoiser, items.context)
+        windows: dict[Series, deque[np.ndarray]] = {}
+        self._told = False
+        held = 0
+        for image in items.of(Image):
+            pixels = self._pixels(image, denoiser, items.context)
+            if pixels is None:
+                yield image
+                continue
+            window = windows.setdefault(_series(image), deque(maxlen=denoiser.frames))
+            if window and window[-1].shape != pixels.shape:
+                window.clear()
+            window.append(pixels)
+            missing = denoiser.frames - len(window)
+            if missing and self.first_images == "wait":
+                held += 1
+                continue
+            if missing and self.first_images == "pass":
+                yield image
+                continue
+            yield self._denoised(image, [window[0]] * missing + list(window), denoiser, items.context)
+        if held:
+            items.context.count("images before the network's first window", held)
+
+    def _warm(self, denoiser: Denoiser, context: Context) -> None:
+        """Compile for the size of the image while the first frame is still being measured."""
+        encodings = context.header.encodings
+        if encodings:
+            columns, rows, planes = encodings[0].recon.matrix
+            if planes <= 1 and denoiser.takes((rows, columns)):
+                denoiser.warm((rows, columns))
+
+    def _pixels(self, image: Image, denoiser: Denoiser, context: Context) -> np.ndarray | None:
+        """Magnitudes ``[z, y, x]``, or None for an image that the network cannot take."""
+        data = image.data
+        if data.shape[0] != 1 or not denoiser.takes(data.shape[-2:]):
+            size = " x ".join(map(str, data.shape))
+            self._tell(image, f"images of {size} (channel, z, y, x) do not fit the network: {denoiser.needs}", context)
+            return None
+        pixels: np.ndarray = np.abs(data[0]).astype(np.float32, copy=False)
+        if not np.isfinite(pixels).all():
+            self._tell(image, "an image has pixels that are NaN or infinite", context)
+            return None
+        return pixels
+
+    def _denoised(self, image: Image, window: list[np.ndarray], denoiser: Denoiser, context: Context) -> Image:
+        try:
+            pixels = denoiser(np.stack(window, -1))
+        except Exception as error:  # whatever a network's runtime raises, the image must go out
+            first = (str(error).strip().splitlines() or [""])[0]
+            self._tell(image, f"the network failed: {type(error).__name__}: {first}", context)
+            return image
+        if pixels.shape != window[-1].shape or not np.isfinite(pixels).all():
+            what = "pixels that are NaN or infinite" if pixels.shape == window[-1].shape else f"an image of {pixels.shape}"
+            self._tell(image, f"the network gave {what}", context)
+            return image
+        header = image.header.copy()
+        header["image_type"] = ImageType.MAGNITUDE
+        meta = dict(image.meta)
+        put(meta, "history", [*_history(meta), "network"])
+        put(meta, "NetworkWeights", denoiser.name)
+        result = Image(header, pixels[None], meta)
+        result.received, result.triggered = image.received, image.triggered
+        return result
+
+    def _tell(self, image: Image, why: str, context: Context) -> None:
+        put(image.meta, "NetworkFailed", why)
+        context.count("images not denoised")
+        if not self._told:
+            self._told = True
+            context.log.warning("%s: %s; such images go out as they came, marked NetworkFailed", self.name, why)
+
+
+def _series(image: Image) -> Series:
+    header = image.header
+    return tuple(int(header[name]) for name in ("slice", "contrast", "phase", "set", "image_series_index", "image_type"))
+
+
+def _history(meta: dict[str, Any]) -> list[str]:
+    kept = meta.get("ImageProcessingHistory", [])
+    return [kept] if isinstance(kept, str) else list(kept)

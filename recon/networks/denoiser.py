@@ -1,0 +1,116 @@
+"""A trained network as a function of magnitude images: scaled as in training, compiled, warm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recon import device
+from recon.networks.normalization import min_max, window_scale
+from recon.networks.weights import Architecture, WeightsError, catalogue, load, load_file
+
+
+class Denoiser:
+    """Windows of magnitude images ``[z, y, x, frame]`` to the newest one ``[z, y, x]``.
+
+    Args:
+        name: of the weights, for the record.
+        network: callable, ``[batch, y, x, frame]`` to ``[batch, y, x, 1]``.
+        frames: of a window.
+        scaling: "window", "min_max" (of the newest frame) or "none"; undone afterwards.
+        multiple: of which image sizes must be multiples.
+    """
+
+    def __init__(self, name: str, network: Callable[[Any], Any], frames: int, scaling: str, multiple: int = 1) -> None:
+        self.name, self.network, self.frames, self.scaling, self.multiple = name, network, frames, scaling, multiple
+        self._compiled: dict[tuple[int, ...], Callable[[Any], Any]] = {}
+
+    @property
+    def needs(self) -> str:
+        """What images it takes, in words."""
+        sizes = f", sizes that are multiples of {self.multiple}" if self.multiple > 1 else ""
+        return f"one channel{sizes}"
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether images ``[y, x]`` of this size fit."""
+        return all(n > 0 and n % self.multiple == 0 for n in shape)
+
+    def __call__(self, window: np.ndarray) -> np.ndarray:
+        """Denoise; float32. Raises whatever the network's runtime raises."""
+        result: np.ndarray = np.asarray(self._function(window.shape)(np.ascontiguousarray(window, np.float32)))
+        return result
+
+    def warm(self, shape: Sequence[int]) -> None:
+        """Compile for images ``[y, x]``, and run once."""
+        whole = (1, *shape, self.frames)
+        if whole not in self._compiled:
+            self(np.zeros(whole, np.float32))
+
+    def _function(self, shape: tuple[int, ...]) -> Callable[[Any], Any]:
+        if shape not in self._compiled:
+            if len(self._compiled) >= 8:
+                self._compiled.clear()
+            self._compiled[shape] = self._compile(shape)
+        return self._compiled[shape]
+
+    def _compile(self, shape: tuple[int, ...]) -> Callable[[Any], Any]:
+        if not hasattr(self.network, "weights"):  # another runtime's model cannot become part of a graph
+            return self._run
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec(shape, tf.float32)]
+        # XLA makes the network twice as fast on a GPU; on a CPU TensorFlow's own convolutions are faster.
+        return tf.function(self._run, input_signature=signature, jit_compile=device.use_gpu())  # type: ignore[no-any-return]
+
+    def _run(self, window: Any) -> Any:
+        import tensorflow as tf
+
+        window = tf.convert_to_tensor(window)
+        shift: Any = 0.0
+        scale: Any = 1.0
+        if self.scaling == "window":
+            scale = window_scale(window)
+        elif self.scaling == "min_max":
+            shift, scale = min_max(window[..., -1:])
+        result = tf.convert_to_tensor(self.network((window - shift) / scale))
+        return (tf.cast(result, tf.float32) * scale + shift)[..., 0]
+
+
+@lru_cache(maxsize=4)
+def denoiser(weights: str, network: str | None = None, frames: int | None = None, scaling: str | None = None) -> Denoiser:
+    """The denoiser for a name of the catalogue or a file, loaded once a process.
+
+    Args:
+        weights: name, or path.
+        network: kind that a file of weights alone belongs to.
+        frames: of a window; None takes the catalogue's, for files 5 for FastDVDnet and 1 otherwise.
+        scaling: None takes the catalogue's, for files "window".
+
+    Raises:
+        WeightsError: see `recon.networks.weights`; or a network that does not take windows of magnitude images.
+    """
+    if Path(weights).suffix == "" and "/" not in weights and weights in catalogue():
+        entry = catalogue()[weights]
+        if entry.layout not in ("frames_last", "image"):
+            raise WeightsError(f"the weights {weights!r} are for another kind of input ({entry.layout}), not for magnitude images")
+        channels = entry.input_shape[-1] or 1
+        if frames is not None and frames != channels:
+            raise WeightsError(f"the weights {weights!r} see {channels} frames at once, not {frames}")
+        return Denoiser(weights, load(weights), channels, scaling or entry.scaling, _multiple(entry.network))
+    if "/" not in weights and Path(weights).suffix == "":
+        load(weights)  # says which names there are
+    architecture = None if network is None else Architecture(kind=network)
+    count = frames or (5 if network == "FastDVDnet" else 1)
+    built = load_file(Path(weights), architecture, (None, None, None, count))
+    return Denoiser(Path(weights).name, built, count, scaling or "window", 4 if architecture is None else _multiple(architecture))
+
+
+def _multiple(architecture: Architecture) -> int:
+    if architecture.kind not in ("FastDVDnet", "UNet"):
+        return 1
+    filters = (architecture.model_extra or {}).get("filters", (32, 64, 128))
+    return int(2 ** (len(filters) - 1))

@@ -1,0 +1,167 @@
+"""Networks in the stream: windows, scaling, failures."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gadgets.base import Context, GadgetError, ParameterError, run
+from gadgets.items import Image, Text
+from gadgets.layout import IMAGE_HEADER, ImageType, blank
+from gadgets.networks import NetworkDenoise
+from recon.networks.denoiser import Denoiser, denoiser
+from recon.networks.fast_dvd_net import FastDVDnet
+from recon.networks.weights import WeightsError
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A whole small FastDVDnet with random weights, in a file."""
+    keras.utils.set_random_seed(1)
+    network = FastDVDnet((2, 4, 8))
+    network(np.zeros((1, 8, 8, 5), np.float32))
+    path = tmp_path_factory.mktemp("network") / "small.keras"
+    network.save(path)
+    return str(path)
+
+
+def image(pixels: np.ndarray, slice_: int = 0) -> Image:
+    """One image of a series."""
+    header = blank(IMAGE_HEADER)
+    header["slice"] = slice_
+    header["image_series_index"] = 1
+    return Image(header, pixels[None, None], {"ImageProcessingHistory": "reconstream"})
+
+
+def series(count: int, shape: tuple[int, int] = (16, 12), seed: int = 0) -> list[np.ndarray]:
+    """Frames."""
+    return [frame.astype(np.float32) for frame in np.random.default_rng(seed).uniform(0.1, 1, (count, *shape))]
+
+
+def denoised(frames: list[np.ndarray], gadget: NetworkDenoise) -> list[np.ndarray]:
+    """What the gadget makes of them."""
+    return [item.data[0, 0] for item in run([gadget], map(image, frames), Context()) if isinstance(item, Image)]
+
+
+def test_the_newest_of_five_frames(small: str) -> None:
+    frames = series(7)
+    found = denoised(frames, NetworkDenoise(weights=small, frames=5))
+    assert len(found) == 3
+    network = keras.saving.load_model(small)
+    window = np.stack(frames[2:7], -1)[None]
+    scale = np.sort(window.mean(-1).ravel())[-1]  # 0.5 % of these few pixels is one
+    np.testing.assert_allclose(found[-1], scale * np.asarray(network(window / scale))[0, ..., 0], rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_depends_on_its_window_and_on_nothing_else(small: str) -> None:
+    """Frame t - 5 changed: not a bit differs; frame t changed: it does."""
+    gadget = NetworkDenoise(weights=small, frames=5)
+    frames = series(6)
+    reference = denoised(frames, gadget)[-1]
+    older, newer = [frame.copy() for frame in frames], [frame.copy() for frame in frames]
+    older[0] *= 3
+    newer[5][3, 4] += 0.5
+    np.testing.assert_array_equal(denoised(older, gadget)[-1], reference)
+    assert np.abs(denoised(newer, gadget)[-1] - reference).max() > 1e-4
+
+
+def test_amplitude_passes_through(small: str) -> None:
+    frames = series(5)
+    gadget = NetworkDenoise(weights=small, frames=5)
+    np.testing.assert_allclose(denoised([1000 * frame for frame in frames], gadget)[0], 1000 * denoised(frames, gadget)[0], rtol=1e-3)
+
+
+def test_first_images(small: str) -> None:
+    frames = series(6)
+    passed = denoised(frames, NetworkDenoise(weights=small, frames=5, first_images="pass"))
+    np.testing.assert_array_equal(passed[:4], frames[:4])
+    repeated = denoised(frames, NetworkDenoise(weights=small, frames=5, first_images="repeat"))
+    assert len(passed) == len(repeated) == 6
+    np.testing.assert_array_equal(passed[4:], repeated[4:])
+    context = Context()
+    list(run([NetworkDenoise(weights=small, frames=5)], map(image, frames), context))
+    assert context.counts["images before the network's first window"] == 4
+
+
+def test_every_series_has_a_window_of_its_own(small: str) -> None:
+    gadget = NetworkDenoise(weights=small, frames=5)
+    first, second = series(5), series(5, seed=1)
+    mixed = [image(frame, n) for pair in zip(first, second, strict=True) for n, frame in enumerate(pair)]
+    found = [item.data[0, 0] for item in run([gadget], mixed, Context()) if isinstance(item, Image)]
+    np.testing.assert_array_equal(found, [*denoised(first, gadget), *denoised(second, gadget)])
+
+
+def test_other_items_keep_their_places_and_headers_stay(small: str) -> None:
+    frames = [image(frame) for frame in series(5)]
+    frames[4].header["image_index"] = 77
+    found = list(run([NetworkDenoise(weights=small, frames=5)], [Text("before"), *frames, Text("after")], Context()))
+    assert [type(item) for item in found] == [Text, Image, Text]
+    assert found[1].header["image_index"] == 77
+    assert found[1].header["image_type"] == ImageType.MAGNITUDE
+    assert found[1].meta["ImageProcessingHistory"] == ["reconstream", "network"]
+    assert found[1].meta["NetworkWeights"] == "small.keras"
+
+
+class Broken:
+    """A network that fails, or gives something that is no image."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def __call__(self, window: Any) -> Any:
+        if isinstance(self.result, Exception):
+            raise self.result
+        return tf.fill([1, 16, 12, 1], self.result) if isinstance(self.result, float) else self.result
+
+
+@pytest.mark.parametrize(
+    ("result", "why"),
+    [
+        (RuntimeError("out of memory"), "the network failed: RuntimeError: out of memory"),
+        (float("nan"), "NaN"),
+        (tf.zeros([1, 3, 3, 1]), "an image of"),
+    ],
+)
+def test_when_the_network_fails_the_image_goes_out_marked(
+    result: Any, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gadget = NetworkDenoise(weights="any.keras")
+    monkeypatch.setattr(NetworkDenoise, "denoiser", lambda self: Denoiser("broken", Broken(result), 1, "none"))
+    frames, context = series(3), Context()
+    with caplog.at_level(logging.WARNING, "reconstream"):
+        found = [item for item in run([gadget], map(image, frames), context) if isinstance(item, Image)]
+    np.testing.assert_array_equal([item.data[0, 0] for item in found], frames)
+    assert all(why in str(item.meta["NetworkFailed"]) for item in found)
+    assert context.counts["images not denoised"] == 3
+    assert sum("NetworkFailed" in record.message for record in caplog.records) == 1
+
+
+def test_images_that_do_not_fit_go_out_marked(small: str) -> None:
+    context = Context()
+    odd = image(np.ones((15, 12), np.float32))
+    bad = image(np.full((16, 12), np.nan, np.float32))
+    found = list(run([NetworkDenoise(weights=small, frames=5)], [odd, bad], context))
+    assert "multiples of 4" in str(found[0].meta["NetworkFailed"])
+    assert "NaN or infinite" in str(found[1].meta["NetworkFailed"])
+    assert context.counts["images not denoised"] == 2
+
+
+def test_weights_that_are_not_there(tmp_path: Path) -> None:
+    for weights, message in (
+        ("hyperslice_published", "states no licence; give the path of your own copy"),
+        ("nonsense", "no weights 'nonsense'"),
+        (str(tmp_path / "gone.keras"), "does not exist"),
+        ("inter4k_varnet_published", "are for another kind of input"),
+    ):
+        with pytest.raises(GadgetError, match=message):
+            list(run([NetworkDenoise(weights=weights)], [image(series(1)[0])], Context()))
+    with pytest.raises(ParameterError, match="is a name of the catalogue"):
+        NetworkDenoise(weights="hyperslice_published", network="DnCNN")
+    with pytest.raises(WeightsError, match="no weights"):
+        denoiser("nonsense")
