@@ -91,7 +91,7 @@ def brain(path: Path, methods: Sequence[str] = ("",)) -> Table:
         "Brain, 8 channels, 230 × 180, retrospectively undersampled: NRMSE", ["random lines, R = 4", "every 4th line + 24, R = 3.0"]
     )
     regular = regular_mask((rows,), (4,), (CENTRE,))
-    for column, lines in enumerate((_random_lines(rows, rows // 4), regular)):
+    for column, lines in enumerate((random_lines(rows, rows // 4), regular)):
         _brain(table, column, np.where(lines[:, None], full, 0), lines, lambda image: _magnitude_error(reference, image, inside))
     lattice = regular_mask((rows,), (4,))
 
@@ -147,7 +147,7 @@ def _low_resolution_maps(centre: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
     return maps
 
 
-def _random_lines(rows: int, count: int) -> np.ndarray:
+def random_lines(rows: int, count: int) -> np.ndarray:
     """The central lines, and others, fewer towards the border."""
     lines = np.zeros(rows, bool)
     lines[rows // 2 - CENTRE // 2 : rows // 2 + CENTRE // 2] = True

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gadgets.items import Acquisition
 from scripts import real_data
+from service.files import read_measurement
 from service.local import reconstruct
 
 
@@ -24,6 +26,23 @@ def test_brain(shared: Path) -> None:
             assert found[f"{method}, ESPIRiT maps"] < found[f"{method}, Walsh maps"]
         assert found["SPIRiT"] < 0.7 * found["zero-filled"]
     assert table.rows["GRAPPA"][1] == pytest.approx(table.rows["SPIRiT"][1], rel=0.15)
+
+
+def test_the_chains_take_a_brain_of_a_quarter_of_the_lines(shared: Path) -> None:
+    measurement = read_measurement(shared / "data" / "cartesian_brain_8ch.h5")
+    readouts = [item for item in measurement.items() if isinstance(item, Acquisition)]
+    lines = real_data.random_lines(230, 57)
+    quarter = [readout for readout in readouts if lines[int(readout.header["idx"]["kspace_encode_step_1"])]]
+
+    def plane(items: list[Acquisition], config: str) -> np.ndarray:
+        (image,) = reconstruct(items, config, header=measurement.header_xml)
+        return image.data[0, 0].astype(float)
+
+    complete = plane(readouts, "cartesian")
+    head = complete > 0.1 * np.percentile(complete, 99.5)
+    for config, least, most in (("cartesian", 0.12, 1), ("cartesian_spirit", 0, 0.085), ("cartesian_compressed_sensing", 0, 0.06)):
+        one, other = plane(quarter, config)[head], complete[head]
+        assert least < np.linalg.norm(one * (one @ other) / (one @ one) - other) / np.linalg.norm(other) < most
 
 
 def test_phantom_of_few_spokes(shared: Path) -> None:
