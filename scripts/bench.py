@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PARTS = ("wire", "recon", "coils", "grappa", "compressed_sensing", "service")
+PARTS = ("wire", "recon", "coils", "grappa", "compressed_sensing", "quantitative", "service")
 
 
 def main() -> None:

@@ -235,7 +235,8 @@ class _Fit:
 
     def _data_cost(self, parameters: Any) -> float:
         signal = self._derivatives(parameters)[0] * self.scale
-        return 0.5 * self.energy * float(self.term.cost(signal))
+        cost: float = 0.5 * self.energy * float(self.term.cost(signal))
+        return cost
 
     def _physical(self, parameters: Any) -> np.ndarray:
         values: np.ndarray = parameters.numpy() * self.units.astype(real_dtype(self.start.dtype))
