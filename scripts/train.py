@@ -86,7 +86,8 @@ class Trajectory(BaseModel):
         first = protocol.trajectory[0]
         turn = 360 / protocol.arms / protocol.phases if turn is None else turn
         turned = [_turned(first, np.deg2rad(turn * frame)).reshape(-1, 2) for frame in range(CYCLE)]
-        return [(points, pipe_weights(points, shape)) for points in turned]
+        weights = pipe_weights(turned[0], shape)  # turning does not change them
+        return [(points, weights) for points in turned]
 
 
 class TaskRecipe(BaseModel):
@@ -102,14 +103,15 @@ class TaskRecipe(BaseModel):
     acceleration: float = 8.0
     centre: int = 8
 
-    def build(self, anatomy: np.ndarray | None) -> Task:
-        """The source of pairs."""
+    def build(self, anatomies: Sequence[np.ndarray | None]) -> list[Task]:
+        """The source of pairs, for each set of slices."""
         if self.kind == "cartesian_series":
-            return CartesianSeries(self.shape, self.noise, anatomy, self.frames, self.coils, self.acceleration, self.centre)
-        frames = GriddedFrames([trajectory.frames(self.shape) for trajectory in self.trajectories], self.shape)
+            shape, frames, coils = self.shape, self.frames, self.coils
+            return [CartesianSeries(shape, self.noise, each, frames, coils, self.acceleration, self.centre) for each in anatomies]
+        gridded = GriddedFrames([trajectory.frames(self.shape) for trajectory in self.trajectories], self.shape)
         if self.kind == "averaged_image":
-            return AveragedImage(frames, self.noise, anatomy)
-        return NewestFrame(frames, self.noise, anatomy, self.frames, self.coils)
+            return [AveragedImage(gridded, self.noise, each) for each in anatomies]
+        return [NewestFrame(gridded, self.noise, each, self.frames, self.coils) for each in anatomies]
 
 
 class Training(Strict):
@@ -178,7 +180,7 @@ def train(
     begun = time.perf_counter()
     keras.utils.set_random_seed(settings.seed)
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if settings.mixed_precision else "float32")
-    task, held_out = recipe.task.build(anatomy[0]), recipe.task.build(anatomy[1])
+    task, held_out = recipe.task.build(anatomy)
     network = recipe.network.build()
     example = task(tf.constant([settings.seed, 0]), 1)[0]
     network(example)
