@@ -10,6 +10,7 @@ import pytest
 
 from recon.quantitative.catalogue import MODELS
 from recon.quantitative.model import SignalModel
+from recon.quantitative.pixelwise import fit_pixelwise
 from tests.recon.conftest import relative_error
 from tests.recon.quantitative.model_cases import Case, cases
 
@@ -96,6 +97,16 @@ def test_recovers_the_truth(name: str) -> None:
         assert np.abs(shown.values - wanted[key].values) == pytest.approx(0, abs=0.01 * span), key
 
 
+@pytest.mark.parametrize("name", ["ASL", "IR_magnitude", "Ivim"])
+def test_the_pixelwise_fit_finds_it_too(name: str) -> None:
+    """Models whose fields carry the data's scale or phases, and magnitudes."""
+    one = CASES[name]
+    fitted = fit_pixelwise(one.model, written_out(one))
+    wanted = one.model.maps(one.truth)
+    for key, shown in one.model.maps(fitted.parameters).items():
+        assert shown.values == pytest.approx(wanted[key].values, rel=0.01), key
+
+
 def fit(name: str, images: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Levenberg-Marquardt for each voxel, in real components."""
     model = CASES[name].model
@@ -129,15 +140,20 @@ def fit(name: str, images: np.ndarray, start: np.ndarray) -> np.ndarray:
 def test_single_precision(name: str) -> None:
     """complex64 loses no more than its own rounding amplified a little: no cancellation in E1, no overflow."""
     one = CASES[name]
-    signal, jacobian = one.model.jacobian(one.truth.astype(np.complex64))
-    exact = evaluate(name, one.truth)
+    signal = one.model(one.truth.astype(np.complex64))
     assert signal.dtype == np.complex64
-    assert relative_error(signal.numpy(), exact[0]) < 2e-5
+    assert relative_error(signal.numpy(), evaluate(name, one.truth)[0]) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["VFA", "DESPOT2", "LookLocker", "R2Star"])
+def test_jacobian_in_single_precision(name: str) -> None:
+    one = CASES[name]
+    jacobian, exact = one.model.jacobian(one.truth.astype(np.complex64))[1].numpy(), evaluate(name, one.truth)[1]
     for n in range(len(one.truth)):
-        assert relative_error(jacobian.numpy()[:, n], exact[1][:, n]) < 2e-4
+        assert relative_error(jacobian[:, n], exact[:, n]) < 2e-4
 
 
-@pytest.mark.parametrize("name", ["VFA", "EPG", "R2Star"])
+@pytest.mark.parametrize("name", ["VFA", "R2Star"])
 def test_eager_graph_and_xla_agree(name: str) -> None:
     import tensorflow as tf
 
