@@ -95,13 +95,13 @@ class CartesianRecon(Gadget):
         kspaces = sort_bucket(bucket, context, n_dimension=dimension, split_slices=True, ignore_segment=True)
         for recon_data in kspaces:
             for bit in recon_data.bits:
-                bit.data = _averaged(bit.data)
+                bit.data = averaged(bit.data)
         return kspaces
 
     def _image(self, buffer: ReconBuffer, index: tuple[int, ...], context: Context, space: int, count: int) -> Image:
         encoding, acquisition = context.header.encoding(space), _central(buffer, index)
         kspace = buffer.data[index]
-        image = self._combined(to_image(kspace, _field_of_view(encoding, kspace.shape[-1]), encoding))
+        image = self._combined(to_image(kspace, field_of_view(encoding, kspace.shape[-1]), encoding))
         header = image_header(acquisition, image.shape[::-1], encoding.recon.field_of_view, series=self.image_series, index=count)
         meta = describe(
             context.header,
@@ -162,7 +162,7 @@ def centered(array: np.ndarray, axis: int, size: int) -> np.ndarray:
     return np.pad(array, padding)
 
 
-def _field_of_view(encoding: Encoding, samples: int) -> tuple[float, float, float]:
+def field_of_view(encoding: Encoding, samples: int) -> tuple[float, float, float]:
     """Field of view of a k-space of so many samples: the encoded one; along x the reconstructed one where oversampling is gone."""
     x, y, z = encoding.encoded.field_of_view
     shown = encoding.recon.field_of_view[0]
@@ -170,7 +170,7 @@ def _field_of_view(encoding: Encoding, samples: int) -> tuple[float, float, floa
     return (shown if cropped else x), y, z
 
 
-def _averaged(buffer: ReconBuffer) -> ReconBuffer:
+def averaged(buffer: ReconBuffer) -> ReconBuffer:
     """Mean over N of the lines that were sampled, with the first header of each."""
     if buffer.headers.shape[2] <= 1:
         return buffer

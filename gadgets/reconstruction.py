@@ -162,6 +162,10 @@ class Reconstruction:
         samples = len(readout.trajectory) if is_radial(readout.trajectory[None]) else None
         return Grid.of(encoding, self.gadget.grid_factor, samples)
 
+    def grid(self, space: int) -> Grid:
+        """The image grid of an encoding space of which a readout has come."""
+        return self._grids[space]
+
     def samples(self, readouts: Sequence[Readout], weighted: bool = True, compress: bool = True) -> Samples:
         """The readouts of one place as one k-space, with density weights and coil compression where asked for.
 

@@ -1,0 +1,101 @@
+"""What was measured of a slice or volume in all contrasts, whatever file or stream it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recon.quantitative import data_term
+from recon.quantitative.data_term import DataTerm
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Images, or k-space with sensitivities.
+
+    Attributes:
+        data: images `[contrast, *grid]`; k-space on the grid, centred, `[contrast, coil, *grid]`; or samples `[contrast, coil, sample]`.
+        maps: sensitivities `[coil, *grid]`; None for images.
+        trajectory: of samples, rad/pixel `[contrast, sample, axis]`; None for images and grids.
+        weights: of samples `[contrast, sample]`, 0 where a contrast has fewer of them than others; None for ones.
+        mask: points of the grid that were measured, broadcast against `[contrast, *grid]`; None for those that are not zero.
+        crop: part of the grid that is wanted; None for all of it.
+    """
+
+    data: np.ndarray
+    maps: np.ndarray | None = None
+    trajectory: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    crop: tuple[slice, ...] | None = None
+
+    @property
+    def contrasts(self) -> int:
+        """Number of contrasts."""
+        return len(self.data)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Voxels that are fitted."""
+        return tuple(self.data.shape[1:] if self.maps is None else self.maps.shape[1:])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels that are wanted."""
+        return tuple(self.cut(np.empty(self.grid, np.bool_)).shape)
+
+    def cut(self, values: np.ndarray) -> np.ndarray:
+        """The wanted voxels of `[..., *grid]`."""
+        return values if self.crop is None else values[(..., *self.crop)]
+
+    def padded(self, values: np.ndarray) -> np.ndarray:
+        """`[..., *shape]` on the whole grid, the values at the border continued."""
+        if self.crop is None:
+            return values
+        widths = [(part.start, n - part.stop) for part, n in zip(self.crop, self.grid, strict=True)]
+        return np.pad(values, [(0, 0)] * (values.ndim - len(widths)) + widths, mode="edge")
+
+    def term(self, dtype: np.dtype) -> DataTerm:
+        """The data as what fits work with, in this complex precision.
+
+        Raises:
+            ValueError: shapes that do not fit, or values that are not finite.
+        """
+        data = self.data.astype(dtype, copy=False)
+        if self.maps is None:
+            return data_term.from_images(data)
+        if self.trajectory is None:
+            return data_term.cartesian(data, self.maps.astype(dtype, copy=False), self.mask)
+        points = self.trajectory.astype(data.real.dtype, copy=False)
+        return data_term.noncartesian(data, points, self.maps.astype(dtype, copy=False), self.weights)
+
+
+def stacked(terms: Sequence[DataTerm]) -> DataTerm:
+    """Slices as one volume: `[contrast, slice, *voxels]`, whose data do not depend on one another."""
+    import tensorflow as tf
+
+    if len({tuple(term.rhs.shape) for term in terms}) > 1:
+        raise ValueError(f"slices differ in shape: {', '.join(str(tuple(term.rhs.shape)) for term in terms)} ([contrast, *voxels])")
+
+    def each(x: Any) -> Any:
+        return tf.stack([term.gram(part) for term, part in zip(terms, tf.unstack(x, axis=1), strict=True)], 1)
+
+    def joined(name: str) -> Any:
+        parts = [getattr(term, name) for term in terms]
+        shape = np.broadcast_shapes(*(tuple(part.shape) for part in parts))
+        return tf.stack([tf.broadcast_to(part, shape) for part in parts], 1)
+
+    bound, pointwise = joined("bound"), all(term.pointwise for term in terms)
+    return DataTerm(
+        tf.stack([term.rhs for term in terms], 1),
+        (lambda x: x * tf.cast(bound, x.dtype)) if pointwise else each,
+        bound,
+        joined("diagonal"),
+        pointwise,
+        sum(term.energy for term in terms),
+        sum(term.samples for term in terms),
+        all(term.graph for term in terms),
+    )
