@@ -240,7 +240,7 @@ class Context:
 
     measurement: id for every log line; header: the measurement header; seconds: exclusive processing time by gadget name;
     storage: folder for what one measurement leaves for later ones (noise covariances), None where nothing is kept;
-    counts: things worth reporting (dropped frames, replaced NaN, ...).
+    counts: things worth reporting (dropped frames, replaced NaN, ...); failures: see `fail_later`.
     """
 
     header: Header = field(default_factory=Header)
@@ -248,6 +248,7 @@ class Context:
     storage: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    failures: list[GadgetError] = field(default_factory=list)
 
     @property
     def log(self) -> logging.LoggerAdapter:
@@ -257,6 +258,13 @@ class Context:
     def count(self, what: str, by: int = 1) -> None:
         """Add to a counter."""
         self.counts[what] = self.counts.get(what, 0) + by
+
+    def fail_later(self, gadget: str, error: Exception) -> None:
+        """Log what failed beside the stream and let everything else go on; `run` raises it once all items have left the chain."""
+        failure = GadgetError(gadget, error)
+        failure.__cause__ = error
+        self.log.error("%s", failure)
+        self.failures.append(failure)
 
 
 class _MeasurementLog(logging.LoggerAdapter):
@@ -394,9 +402,19 @@ def run(gadgets: Iterable[Gadget], items: Iterable[Item], context: Context) -> I
     Raises
     ------
     GadgetError
-        When a gadget raises; what it had yielded before has been yielded.
+        When a gadget raises; what it had yielded before has been yielded. After the last item, for what failed beside the stream
+        (`Context.fail_later`).
     """
     stream: Iterable[Item] = items
     for gadget in gadgets:
         stream = connect(gadget, stream, context)
-    return iter(stream)
+    return _then_failures(stream, context)
+
+
+def _then_failures(stream: Iterable[Item], context: Context) -> Iterator[Item]:
+    try:
+        yield from stream
+    finally:
+        stop(stream)
+    if context.failures:
+        raise context.failures.pop(0)

@@ -11,7 +11,7 @@ import numpy as np
 from gadgets.base import Context, Gadget, Stream, parameter
 from gadgets.items import Image, ImageArray, Item, Text
 from gadgets.layout import ImageType, clone
-from gadgets.meta import record_scaling
+from gadgets.meta import is_quantitative, record_scaling
 
 
 class ImageArraySplit(Gadget):
@@ -112,8 +112,8 @@ class AutoScale(Gadget):
     """Scale magnitude images, each on its own, so that the 99th percentile of their pixels becomes `max_value`.
 
     Image -> Image. The percentile comes from a histogram of `histogram_bins` between 0 and the maximum. The factor is noted in the
-    attributes. Pixels that are no finite numbers do not count; images without a positive pixel pass as they are, as do complex ones
-    and other image types.
+    attributes. Pixels that are no finite numbers do not count; images without a positive pixel pass as they are, as do complex ones,
+    other image types and maps of tissue parameters.
     """
 
     stock = (("gadgetron_mricore", "AutoScaleGadget"),)
@@ -125,7 +125,7 @@ class AutoScale(Gadget):
     def __call__(self, items: Stream) -> Iterator[Item]:
         for image in items.of(Image):
             scalable = image.header["image_type"] == ImageType.MAGNITUDE and not np.iscomplexobj(image.data)
-            yield self._scaled(image) if scalable else image
+            yield self._scaled(image) if scalable and not is_quantitative(image.meta) else image
 
     def _scaled(self, image: Image) -> Image:
         finite = image.data[np.isfinite(image.data)]
@@ -162,7 +162,7 @@ class _FloatToInteger(Gadget):
     Image -> Image. Magnitude: |x|. Real, imaginary: x + `intensity_offset`; a window centre in the attributes moves along. Phase:
     x * `intensity_offset` / pi + `intensity_offset`, so that -pi to pi fills 0 to twice the offset. Halves are rounded away from
     zero, then all is kept between `min_intensity` and `max_intensity`. NaN becomes 0; NaN and infinities are counted and logged.
-    Complex and integer images pass.
+    Complex and integer images pass, and maps of tissue parameters, whose values would be lost.
     """
 
     pure = True
@@ -173,7 +173,8 @@ class _FloatToInteger(Gadget):
 
     def __call__(self, items: Stream) -> Iterator[Item]:
         for image in items.of(Image):
-            yield self._converted(image, items.context) if image.data.dtype.kind == "f" else image
+            passes = image.data.dtype.kind != "f" or is_quantitative(image.meta)
+            yield image if passes else self._converted(image, items.context)
 
     def _converted(self, image: Image, context: Context) -> Image:
         kind, offset = image.header["image_type"], np.float32(self.intensity_offset)

@@ -24,6 +24,9 @@ PAIRS: dict[str, tuple[str, ...]] = {
 }
 """What we call it -> the names it has in the two dialects. Times in ms."""
 
+QUANTITY = "QuantityName"
+"""Attribute of maps whose pixels are values of a tissue parameter: nothing may scale them."""
+
 _LIMITS = ("sampling_limits_RO", "sampling_limits_E1", "sampling_limits_E2")
 
 
@@ -96,6 +99,11 @@ def record_scaling(meta: Meta, factor: float, offset: float = 0.0) -> None:
         for key in PAIRS[name]:
             if key in meta:
                 put(meta, key, number(meta, key, 0.0) * scale + move)
+
+
+def is_quantitative(meta: Meta) -> bool:
+    """Whether the pixels are values of a tissue parameter, so that they must stay as they are."""
+    return QUANTITY in meta
 
 
 def number(meta: Meta, name: str, default: float) -> float:
