@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gadgets.header import Header
+from gadgets.header import Header, HeaderError
 
 _ELEMENTS = {"TR": "TR", "TE": "TE", "TI": "TI", "flip_angle": "flipAngle_deg", "echo_spacing": "echo_spacing"}
 """Our name -> element of sequenceParameters."""
@@ -86,3 +86,41 @@ def per_contrast(parameters: dict[str, Any], contrasts: Sequence[tuple[int, ...]
                 spread[name] = [value[i] for i in index]
                 break
     return spread
+
+
+def readout_train(parameters: dict[str, Any], order: Sequence[int], readouts: int) -> dict[str, Any]:
+    """What models of a readout train after an inversion need of its frames, times in ms.
+
+    Args:
+        parameters: as from `sequence_parameters`; TI_first (or TI) and TI_increment (or TR, echo_spacing) are used.
+        order: number in the train of the first readout of each frame.
+        readouts: in a frame.
+
+    Raises:
+        HeaderError: the header lacks one of the two.
+    """
+    given = {name.lower(): value for name, value in parameters.items()}
+
+    def single(*names: str) -> float | None:
+        found = [given[name.lower()] for name in names if given.get(name.lower()) is not None]
+        return float(np.ravel(found[0])[0]) if found else None
+
+    first, step = single("TI_first", "TI"), single("TI_increment", "TR", "echo_spacing")
+    if first is None or step is None:
+        missing = (
+            ("TI", "TI_first_ms", "from the inversion to the first readout") if first is None else ("TR", "TI_increment_ms", "spacing")
+        )
+        raise HeaderError(
+            f"the train of readouts needs {missing[0]} ({missing[2]} of the readouts, ms): put it into sequenceParameters/{missing[0]} of "
+            f"the header, or into userParameters as userParameterDouble {missing[1]}"
+        )
+    return {
+        "TI": [first + step * number for number in order],
+        "TI_first": first,
+        "TR": step,
+        "readouts": readouts,
+        "spokes": readouts,
+        "frames": len(order),
+        "tau": single("tau") or step,
+        "gradient_delay": single("gradient_delay") or first,
+    }
