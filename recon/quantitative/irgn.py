@@ -29,8 +29,8 @@ ENERGY, DERIVATIVE, SLICE = 2000.0, 100.0, 256**2
 """Energy of the scaled data of a slice, and norm of the partial derivatives together: PyQMRI's numbers, which it uses for slices of
 any size; here they are those of so many voxels, so that the weights of the regularisation mean the same for all matrices."""
 
-_UNKNOWN = 0.5
-"""A start value whose relative standard deviation is larger says nothing."""
+_SIGNAL = 4.0
+"""Amplitudes of fewer standard deviations are taken for noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,9 +281,13 @@ def _start(model: SignalModel, images: np.ndarray) -> np.ndarray:
     """
     fit = fit_pixelwise(model, images, np.ones(images.shape[1:], bool))
     parameters: np.ndarray = fit.parameters.copy()
+    size, deviation = np.abs(parameters), fit.deviation
+    amplitudes = [n for n, unknown in enumerate(model.unknowns) if unknown.amplitude]
     with np.errstate(invalid="ignore"):
-        known = fit.deviation < _UNKNOWN * np.abs(parameters)
-    for n, unknown in enumerate(model.unknowns):
-        if unknown.real and known[n].any():
-            parameters[n][~known[n]] = np.median(parameters[n][known[n]].real)
+        silent = (size[amplitudes] < _SIGNAL * deviation[amplitudes]).all(0) if amplitudes else np.zeros(images.shape[1:], bool)
+        for n, unknown in enumerate(model.unknowns):
+            # Unknowns of either sign, such as frequencies, may be near 0 and well known.
+            vague = silent | (deviation[n] > size[n] / 2) if unknown.lower >= 0 else silent
+            if unknown.real and not vague.all():
+                parameters[n][vague] = np.median(parameters[n][~vague].real)
     return parameters

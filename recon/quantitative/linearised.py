@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -189,14 +190,12 @@ class _Step:
 
     def slope_at(self, u: Any) -> Any:
         """Gradient of the data term and of the distance to u_0."""
-        import tensorflow as tf
-
         moved = u - self.origin
         if self.gram is None:
             bent = apply_matrix(self.curvature, moved)
         else:
-            series = tf.reduce_sum(self.columns * tf.cast(moved, self.columns.dtype)[:, None], 0)
-            bent = gradient(tf.unstack(self.columns), self.gram(series))
+            forward, back = _products()
+            bent = back(self.columns, self.gram(forward(self.columns, moved)))
         return self.slope + bent + self.damping * moved
 
     def advance(self, state: Tensors) -> tuple[Any, ...]:
@@ -312,6 +311,20 @@ def _ratio(values: Any) -> Any:
     strongest = values[-1]
     typical = tf.math.divide_no_nan(tf.reduce_sum(strongest**2), tf.reduce_sum(strongest))
     return tf.maximum(typical**2 / 12, tf.constant(1e-12, values.dtype))
+
+
+@cache
+def _products() -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    """J u and Re J^H x: one pass over the columns each, which plain graphs do not manage."""
+    import tensorflow as tf
+
+    def forward(columns: Any, u: Any) -> Any:
+        return tf.reduce_sum(columns * tf.cast(u, columns.dtype)[:, None], 0)
+
+    def back(columns: Any, x: Any) -> Any:
+        return gradient(tf.unstack(columns), x)
+
+    return tf.function(forward, jit_compile=True), tf.function(back, jit_compile=True)
 
 
 def _rotated(vectors: Any, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Three signal models written out for the tests of the solvers, and a phantom of piecewise constant maps."""
+"""Signal models written out for the tests of the solvers, and a phantom of piecewise constant maps."""
 
 from __future__ import annotations
 
@@ -70,6 +70,20 @@ class LookLocker(SignalModel):
         steady, inverted, t1 = unknowns
         decay = tf.exp(-tf.constant(self.times.reshape(-1, *[1] * t1.shape.rank), t1.dtype) / t1)
         return steady - (steady + inverted) * tf.cast(decay, steady.dtype)
+
+
+class Series(SignalModel):
+    """Each contrast is its own unknown."""
+
+    name = "series"
+
+    def __init__(self, frames: int) -> None:
+        super().__init__([Unknown(f"x{n}", "", 0, 10, 0.5, real=False, amplitude=True) for n in range(frames)], frames)
+
+    def signal(self, unknowns: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        return tf.stack(list(unknowns))
 
 
 def tubes(size: int = 48) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from recon.quantitative.model import ModelError, SignalModel
 from recon.quantitative.pixelwise import fit_pixelwise
 from recon.quantitative.settings import Settings
 from tests.recon.conftest import random_complex, relative_error
-from tests.recon.quantitative.small_models import Decay, FlipAngles, LookLocker, add_noise, tubes
+from tests.recon.quantitative.small_models import Decay, FlipAngles, LookLocker, Series, add_noise, tubes
 
 SIZE = 32
 NOISE = 2e-3
@@ -190,6 +190,18 @@ def test_other_regularisers(scan: Any, kind: Any) -> None:
     assert error(result.parameters) < 0.85 * single
 
 
+@pytest.mark.parametrize("kind", ["ICTV", "ICTGV"])
+def test_series_of_images(kind: Any) -> None:
+    """Frames whose unknowns are the images themselves: a still body with one flickering tube, noisier than what comes out."""
+    m0, t1, _ = tubes(20)
+    frames = np.repeat(np.abs(m0)[None], 6, 0).astype(complex)
+    frames[:, t1 == 300] *= np.linspace(0.5, 1.5, 6)[:, None]
+    noisy = add_noise(frames, 0.1)
+    model = Series(6)
+    result = fit(model, data_term.from_images(noisy), Settings(kind, max_gn_it=1, start_iters=40, gamma=3e-3))
+    assert relative_error(frames, result.parameters) < 0.5 * relative_error(frames, noisy)
+
+
 def test_none_is_the_pixel_wise_fit() -> None:
     """For each model; started from the constants, so that the steps have something to do."""
     for model, t1 in ((FlipAngles(), 800.0), (Decay(), 1 / 40), (LookLocker(), 500.0)):
@@ -198,7 +210,7 @@ def test_none_is_the_pixel_wise_fit() -> None:
         images = add_noise(model(truth).numpy(), 1e-3)
         single = fit_pixelwise(model, images, tolerance=1e-12)
         start = single.parameters * 1.2
-        settings = Settings("none", max_gn_it=6, delta=1e6, delta_max=1e12, rtol=0, atol=0, stag=0, start_iters=2)
+        settings = Settings("none", max_gn_it=5, delta=1e6, delta_max=1e12, rtol=0, atol=0, stag=0, start_iters=2)
         result = fit(model, data_term.from_images(images), settings, start=start)
         np.testing.assert_allclose(result.parameters, single.parameters, rtol=1e-5)
         # Its error bars are those of the single voxels on average: there the noise is each voxel's own.
@@ -209,7 +221,7 @@ def test_gap_falls_and_both_precisions_agree(scan: Any) -> None:
     model, maps, kspace = scan
     settings = Settings(max_gn_it=1, rtol=0, atol=0, stag=0)
     term = data_term.cartesian(kspace.astype(np.complex128), maps)
-    gaps = [fit(model, term, replace(settings, start_iters=n, max_iters=n)).steps[1].gap for n in (10, 60, 240)]
+    gaps = [fit(model, term, replace(settings, start_iters=n, max_iters=n)).steps[1].gap for n in (10, 50, 150)]
     assert gaps[0] < 1
     assert 0 <= gaps[2] < 0.1 * gaps[1] < 0.1 * gaps[0]
     settings = replace(settings, max_gn_it=2, start_iters=40)
@@ -245,7 +257,7 @@ def test_constraints_hold_after_every_step(scan: Any) -> None:
 def test_the_plain_metric_finds_the_same(scan: Any) -> None:
     model, maps, kspace = scan
     term = data_term.cartesian(kspace.astype(np.complex128), maps)
-    settings = Settings(max_gn_it=1, start_iters=400, max_iters=400, rtol=0, atol=0, stag=0, delta=10.0)
+    settings = Settings(max_gn_it=1, start_iters=250, max_iters=250, rtol=0, atol=0, stag=0, delta=10.0)
     results = [fit(model, term, replace(settings, precond=metric)).parameters for metric in (True, False)]
     inside = tubes(SIZE)[2]
     assert relative_error(results[0][1][inside], results[1][1][inside]) < 5e-3
@@ -253,7 +265,7 @@ def test_the_plain_metric_finds_the_same(scan: Any) -> None:
 
 def test_a_volume_whose_slices_are_alike_helps_itself() -> None:
     """Three equal slices with noise of their own: regularised across slices the error falls below that of one slice."""
-    model, size = FlipAngles(), 24
+    model, size = FlipAngles(), 20
     clean = np.repeat(series(model, size)[:, None], 3, 1)
     volume = add_noise(clean, NOISE).astype(np.complex64)
     settings = Settings("TV", max_gn_it=1, start_iters=60)
