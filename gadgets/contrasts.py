@@ -204,9 +204,9 @@ def _on_grid(acquisitions: list[Acquisition], context: Context, encoding: Encodi
     contrasts = _checked(slices)
     gathered = [_cartesian_slice(slices[n], contrasts, references.get(n, []), encoding, coil_maps) for n in sorted(slices)]
     first = [slices[min(slices)][key].headers for key in contrasts]
-    acquired = [headers[headers["number_of_samples"] > 0] for headers in first]
-    heads = [headers[np.argmin(headers["acquisition_time_stamp"])] for headers in acquired]
-    return ContrastSeries(gathered, contrasts, heads, max(len(one) for one in acquired), [0] * len(contrasts), encoding)
+    taken = [headers[headers["number_of_samples"] > 0] for headers in first]
+    heads = [headers[np.argmin(headers["acquisition_time_stamp"])] for headers in taken]
+    return ContrastSeries(gathered, contrasts, heads, max(len(one) for one in taken), [0] * len(contrasts), encoding)
 
 
 def _cartesian_slice(

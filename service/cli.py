@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 from rich.console import Console
 
+from service.quantitative.command import fit
+
 if TYPE_CHECKING:
     from service.report import Report
 
@@ -260,6 +262,9 @@ def stream(
 
     set_up(log_level)
     run(config, input, output, parameters=_pairs(parameter))
+
+
+app.command()(_reported(fit))
 
 
 @app.command()

@@ -134,7 +134,7 @@ class _Fit:
         self.model = self.physical.scaled(1 / self.scale)
         self.units = np.array([self.scale if u.amplitude else 1.0 for u in model.unknowns]).reshape(-1, *[1] * (images.ndim - 1))
         if start is None:
-            start = _start(self.physical, images)
+            start = start_values(self.physical, images)
         self.start = (start / self.units).astype(images.dtype)
         self.components = Components(model)
         self.real = [unknown.real for unknown in model.unknowns]
@@ -274,7 +274,7 @@ def _solver(
     return _solvers.get(key, make)
 
 
-def _start(model: SignalModel, images: np.ndarray) -> np.ndarray:
+def start_values(model: SignalModel, images: np.ndarray) -> np.ndarray:
     """Unknowns of a pixel-wise fit; where noise leaves one undetermined, as in air, its median elsewhere.
 
     Iterations would take long to level noise that the data do not hold on to.

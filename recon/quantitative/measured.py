@@ -49,7 +49,9 @@ class Measured:
 
     def cut(self, values: np.ndarray) -> np.ndarray:
         """The wanted voxels of `[..., *grid]`."""
-        return values if self.crop is None else values[(..., *self.crop)]
+        index: tuple[Any, ...] = (...,) if self.crop is None else (..., *self.crop)
+        cut: np.ndarray = values[index]
+        return cut
 
     def padded(self, values: np.ndarray) -> np.ndarray:
         """`[..., *shape]` on the whole grid, the values at the border continued."""

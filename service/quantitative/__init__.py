@@ -1,0 +1,1 @@
+"""Maps of tissue parameters from files: `reconstream fit`."""

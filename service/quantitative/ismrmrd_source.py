@@ -1,0 +1,141 @@
+"""ISMRMRD raw data as data to fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gadgets.base import Context, Gadget, run
+from gadgets.contrasts import CoilMaps, ContrastSeries, contrast_series
+from gadgets.header import NOT_CARTESIAN, Header
+from gadgets.items import Acquisition
+from gadgets.noise import NoiseAdjust
+from gadgets.oversampling import AsymmetricEchoAdjustRO, RemoveROOversampling
+from gadgets.sequence_parameters import per_contrast, sequence_parameters
+from service.files import read_measurement
+from service.quantitative.source import Source, SourceError, affine_of
+
+FRAME = 12
+"""Readouts of a Look-Locker train in a frame, unless told otherwise."""
+_TRAINS = ("LookLocker", "IRLL")
+_FIELD = re.compile(r"^user_(?P<kind>float|int)\[(?P<index>[0-7])\]$")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How raw data are read.
+
+    Attributes:
+        model: name of the signal model; those of readout trains have their data cut into frames.
+        coil_maps: how sensitivities are found.
+        readouts_per_frame: of a readout train; None for `FRAME`.
+        readout_fields: parameters that stand in the readouts: name -> ``user_float[n]`` or ``user_int[n]``.
+    """
+
+    model: str
+    coil_maps: CoilMaps = "espirit"
+    readouts_per_frame: int | None = None
+    readout_fields: Mapping[str, str] | None = None
+
+
+def read_ismrmrd(path: Path, group: str, reading: Reading) -> Source:
+    """Raw data of a file or recorded stream: whitened, sorted, with sensitivities from the data themselves.
+
+    Raises:
+        SourceError: nothing to fit in the file.
+        ValueError: the file, its header or its readouts are wrong; the text says what.
+    """
+    measurement = read_measurement(path, group)
+    if measurement.images:
+        raise SourceError(f"{path}: holds reconstructed images, no readouts; maps are fitted to raw data, or to NIfTI image series")
+    header = Header(measurement.header_xml)
+    context = Context(header=header)
+    parameters = sequence_parameters(header)
+    gadgets: list[Gadget] = [NoiseAdjust("noise")]
+    if header.encoding().trajectory not in NOT_CARTESIAN:
+        gadgets += [AsymmetricEchoAdjustRO("echo"), RemoveROOversampling("oversampling")]
+    acquisitions = (item for item in run(gadgets, measurement.items(), context) if isinstance(item, Acquisition))
+    counted = header.encoding().limit("contrast")
+    train = reading.model in _TRAINS and (counted is None or counted.maximum == counted.minimum)
+    per_frame = (reading.readouts_per_frame or FRAME) if train or reading.readouts_per_frame else 0
+    try:
+        series = contrast_series(acquisitions, context, reading.coil_maps, per_frame)
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}") from error
+    notes = [f"{what}: {count}" for what, count in context.counts.items()]
+    parameters = per_contrast(parameters, series.contrasts)
+    if per_frame:
+        notes.append(f"{len(series.contrasts)} frames of {per_frame} readouts (--readouts-per-frame)")
+        parameters |= _train_parameters(path, parameters, series, per_frame)
+    for name, where in (reading.readout_fields or {}).items():
+        parameters[name] = [_stored(head, where) for head in series.first_headers]
+    affine, spacing = _geometry(series)
+    return Source([one.measured for one in series.slices], parameters, affine, spacing=spacing, notes=notes)
+
+
+def _train_parameters(path: Path, parameters: Mapping[str, Any], series: ContrastSeries, per_frame: int) -> dict[str, Any]:
+    """Inversion times of the frames, and how long and how many their readouts are."""
+    given = {name.lower(): value for name, value in parameters.items()}
+
+    def single(*names: str) -> float | None:
+        found = [given[name.lower()] for name in names if given.get(name.lower()) is not None]
+        return float(np.ravel(found[0])[0]) if found else None
+
+    first, step = single("TI_first", "TI"), single("TI_increment", "TR", "echo_spacing")
+    if first is None or step is None:
+        what, where = ("TI", "TI of the first readout") if first is None else ("TR", "spacing of the readouts")
+        raise SourceError(
+            f"{path}: the train of readouts needs {what} ({where}, ms): put it into sequenceParameters/{what} of the header, or give it "
+            f"by -P {what}=..."
+        )
+    return {
+        "TI": [first + step * number for number in series.order],
+        "TI_first": first,
+        "TR": step,
+        "readouts": per_frame,
+        "spokes": per_frame,
+        "frames": len(series.contrasts),
+        "tau": single("tau") or step,
+        "gradient_delay": single("gradient_delay") or first,
+    }
+
+
+def _stored(header: np.void, where: str) -> float:
+    match = _FIELD.match(where)
+    if match is None:
+        raise SourceError(f"{where!r} is no place in a readout's header; write user_float[n] or user_int[n], n from 0 to 7")
+    return float(header[f"user_{match['kind']}"][int(match["index"])])
+
+
+def in_readouts(value: str) -> bool:
+    """Whether a parameter's value names a field of the readouts instead of numbers."""
+    return _FIELD.match(value) is not None
+
+
+def _geometry(series: ContrastSeries) -> tuple[np.ndarray, float]:
+    """Affine of (row, column, slice), and pixel size over distance of slices."""
+    head, space = series.slices[0].header, series.encoding.recon
+    x, y, z = (field / n for field, n in zip(space.field_of_view, space.matrix, strict=True))
+    read, phase, normal = (_unit(head[name], axis) for name, axis in (("read_dir", 0), ("phase_dir", 1), ("slice_dir", 2)))
+    position = head["position"].astype(float)
+    # The position is that of the voxel at n // 2, the origin of the Fourier transform.
+    origin = position - read * x * (space.matrix[0] // 2) - phase * y * (space.matrix[1] // 2)
+    step = normal * z
+    if len(series.slices) > 1:
+        distance = (series.slices[-1].header["position"].astype(float) - position) / (len(series.slices) - 1)
+        step = distance if np.linalg.norm(distance) > 0 else step
+    elif space.matrix[2] > 1:
+        origin = origin - normal * z * (space.matrix[2] // 2)
+    length = float(np.linalg.norm(step))
+    return affine_of(phase * y, read * x, step, origin), x / length if length > 0 else 1.0
+
+
+def _unit(direction: np.ndarray, axis: int) -> np.ndarray:
+    """A direction of unit length; the axis itself where the readouts say none."""
+    length = float(np.linalg.norm(direction))
+    return np.eye(3)[axis] if length == 0 else direction.astype(float) / length
