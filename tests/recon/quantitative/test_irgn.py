@@ -194,12 +194,12 @@ def test_other_regularisers(scan: Any, kind: Any) -> None:
 def test_series_of_images(kind: Any) -> None:
     """Frames whose unknowns are the images themselves: a still body with one flickering tube, noisier than what comes out."""
     m0, t1, _ = tubes(20)
-    frames = np.repeat(np.abs(m0)[None], 6, 0).astype(complex)
-    frames[:, t1 == 300] *= np.linspace(0.5, 1.5, 6)[:, None]
+    frames = np.repeat(np.abs(m0)[None], 4, 0).astype(complex)
+    frames[:, t1 == 300] *= np.linspace(0.5, 1.5, 4)[:, None]
     noisy = add_noise(frames, 0.1)
-    model = Series(6)
-    result = fit(model, data_term.from_images(noisy), Settings(kind, max_gn_it=1, start_iters=40, gamma=3e-3))
-    assert relative_error(frames, result.parameters) < 0.5 * relative_error(frames, noisy)
+    model = Series(4)
+    result = fit(model, data_term.from_images(noisy), Settings(kind, max_gn_it=1, start_iters=40, gamma=3e-3), start=noisy)
+    assert relative_error(frames, result.parameters) < 0.7 * relative_error(frames, noisy)
 
 
 def test_none_is_the_pixel_wise_fit() -> None:
