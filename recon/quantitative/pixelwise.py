@@ -102,6 +102,8 @@ def fit_pixelwise(
     if start is not None and np.shape(start) != wanted:
         raise ModelError(f"start values of shape {np.shape(start)} do not fit unknowns of shape {wanted}")
     begin = model.guess(scaled) if start is None else np.asarray(start) / units
+    constants = np.array([unknown.start for unknown in model.unknowns]).reshape(units.shape)
+    begin = np.where(np.isfinite(begin), begin, constants)  # a guess may divide by the signal of a voxel that has none
     chosen = np.flatnonzero(mask)
     size = min(batch, len(chosen))
     fields = _flat_fields(model, voxels)

@@ -274,6 +274,16 @@ def test_a_volume_whose_slices_are_alike_helps_itself() -> None:
     assert error(together, size) < error(alone, size)
 
 
+def test_where_no_coil_sees_anything_maps_stay_finite(scan: Any) -> None:
+    model, maps, kspace = scan
+    blind = maps.copy()
+    blind[:, :10] = 0
+    result = fit(model, data_term.cartesian(kspace, blind), Settings(max_gn_it=1, start_iters=20))
+    assert np.isfinite(result.parameters).all()
+    assert np.isinf(result.deviation[1, :10]).all()
+    assert np.isfinite(result.deviation[1][tubes(SIZE)[2] & (np.arange(SIZE) >= 10)[:, None]]).all()
+
+
 def test_what_does_not_fit_is_named(scan: Any) -> None:
     model, maps, kspace = scan
     with pytest.raises(ModelError, match="5 contrasts, the data 4"):
