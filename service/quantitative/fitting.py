@@ -21,6 +21,8 @@ from service.quantitative.source import Source, SourceError
 
 SHOWN = 0.05
 """Voxels whose root mean square over the contrasts is below this fraction of the bright ones' are air."""
+_CERTAIN = 3.0
+"""So are those whose amplitudes are fewer standard deviations."""
 _BRIGHT = 98
 """Percentile of the voxels that are bright."""
 
@@ -84,7 +86,7 @@ class _Part:
 
     maps: dict[str, Map]
     images: np.ndarray
-    signal: np.ndarray
+    visible: np.ndarray
     steps: tuple[Step, ...]
     unknowns: list[np.ndarray]
     model: SignalModel
@@ -118,7 +120,7 @@ def fit_source(source: Source, options: Options, mask: np.ndarray | None = None,
     images = np.concatenate([part.images for part in parts], 1)
     maps = {name: Map(np.concatenate([part.maps[name].values for part in parts]), one.unit) for name, one in parts[0].maps.items()}
     if mask is None:
-        mask = shown(np.concatenate([part.signal for part in parts], 1)) if options.masked else np.ones(images.shape[1:], bool)
+        mask = np.concatenate([part.visible for part in parts]) if options.masked else np.ones(images.shape[1:], bool)
     maps, notes = _determined(maps, mask)
     steps = [part.steps for part in parts if part.steps]
     rounds = max(len(part.unknowns) for part in parts)
@@ -126,11 +128,14 @@ def fit_source(source: Source, options: Options, mask: np.ndarray | None = None,
     return Result(parts[0].model, maps, images, mask, steps, unknowns, notes)
 
 
-def shown(images: np.ndarray) -> np.ndarray:
-    """Voxels `[*voxels]` that are not air, from images `[contrast, *voxels]`."""
-    size = np.sqrt((np.abs(images) ** 2).mean(0))
+def shown(model: SignalModel, unknowns: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Voxels `[*voxels]` that are not air, from fitted unknowns and their standard deviations `[unknown, *voxels]`."""
+    size = np.sqrt((np.abs(np.nan_to_num(np.asarray(model(unknowns)))) ** 2).mean(0))
     bright = float(np.percentile(size[size > 0], _BRIGHT)) if (size > 0).any() else 0.0
     visible: np.ndarray = size > SHOWN * bright
+    amplitudes = [n for n, unknown in enumerate(model.unknowns) if unknown.amplitude]
+    if amplitudes and np.isfinite(deviation[amplitudes]).any():
+        visible &= (np.abs(unknowns[amplitudes]) > _CERTAIN * deviation[amplitudes]).any(0)
     return visible
 
 
@@ -166,19 +171,19 @@ def _fit_group(
     if pixelwise:
         everywhere = np.ones(images.shape[1:], bool)
         found = fit_pixelwise(model, images, everywhere, start=start)
-        maps, rounds, fitted = found.maps(), [found.parameters], found.model
+        maps, rounds, fitted, deviation = found.maps(), [found.parameters], found.model, found.deviation
     else:
         weights = None if options.weights is None else np.asarray(options.weights, float)
         result = fit(model, term, options.settings, weights, start, report)
-        maps, rounds, steps, fitted = result.maps(), [step.parameters for step in result.steps[1:]], result.steps, result.model
+        maps, rounds, fitted, deviation = result.maps(), [step.parameters for step in result.steps[1:]], result.model, result.deviation
+        steps = result.steps
 
     def wanted(values: np.ndarray) -> np.ndarray:
         cut = group[0].cut(values)
         return np.expand_dims(cut, -3) if flat else cut
 
     shown_maps = {name: Map(wanted(one.values), one.unit) for name, one in maps.items()}
-    signal = np.nan_to_num(np.asarray(fitted(rounds[-1])))
-    return _Part(shown_maps, wanted(images), wanted(signal), steps, [wanted(one) for one in rounds], fitted)
+    return _Part(shown_maps, wanted(images), wanted(shown(fitted, rounds[-1], deviation)), steps, [wanted(one) for one in rounds], fitted)
 
 
 def _on_grid(group: Sequence[Measured], values: np.ndarray, flat: bool) -> np.ndarray:
