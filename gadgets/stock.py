@@ -19,6 +19,7 @@ MODULES = (
     "epi_phase",
     "fourier",
     "coils",
+    "averaging",
     "accumulate",
     "buffer",
     "cartesian",
@@ -38,7 +39,10 @@ MODULES = (
     "off_resonance",
     "realtime",
     "networks",
+    "unet",
+    "varnet",
     "dynamic",
+    "quantitative",
 )
 """Modules of this package that define gadgets."""
 

@@ -1,0 +1,41 @@
+"""What images say about the network that made them, or failed to."""
+
+from __future__ import annotations
+
+from gadgets.base import Context
+from gadgets.items import Meta
+from gadgets.meta import put
+
+
+class NetworkMarks:
+    """Attributes of a gadget's images, and a count and one warning of those that its network did not make.
+
+    Args:
+        gadget: its name.
+        otherwise: how such images go out, in words.
+        context: of the measurement.
+    """
+
+    def __init__(self, gadget: str, otherwise: str, context: Context) -> None:
+        self.gadget, self.otherwise, self.context = gadget, otherwise, context
+        self._told = False
+
+    def made(self, meta: Meta, weights: str) -> None:
+        """The network with these weights made the image."""
+        kept = meta.get("ImageProcessingHistory", [])
+        put(meta, "history", [*([kept] if isinstance(kept, str) else kept), "network"])
+        put(meta, "NetworkWeights", weights)
+
+    def failed(self, meta: Meta, why: str) -> None:
+        """It did not."""
+        put(meta, "NetworkFailed", why)
+        self.context.count("images not made by the network")
+        if not self._told:
+            self._told = True
+            self.context.log.warning("%s: %s; such images go out %s, marked NetworkFailed", self.gadget, why, self.otherwise)
+
+
+def reason(error: Exception) -> str:
+    """Why a network failed, in one line."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"the network failed: {type(error).__name__}: {first}"

@@ -1,0 +1,63 @@
+"""A network as a function of gridded coil images of many frames at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from recon.networks.compiled import Compiled
+from recon.networks.named import frames_of, multiple, named
+from recon.networks.normalization import window_scale
+
+
+class CoilClips:
+    """Clips of gridded coil images to magnitudes.
+
+    Args:
+        name: of the weights, for the record.
+        network: callable, ``[batch, frame, y, x, channel]`` to ``[batch, frame, y, x, 1]``; channels are the real parts of all coils,
+            then the imaginary parts.
+        frames: of a clip.
+        coils: that it takes.
+        scaled: divide its input by the brightness of the clip (`window_scale` of the root of the sum of squares).
+        multiple: of which image sizes must be multiples.
+    """
+
+    def __init__(self, name: str, network: Any, frames: int, coils: int, scaled: bool = True, multiple: int = 1) -> None:
+        self.name, self.network, self.frames, self.coils, self.scaled, self.multiple = name, network, frames, coils, scaled, multiple
+        self._run = Compiled(self._reconstruct, network)
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether images ``[y, x]`` of this size fit."""
+        return all(n > 0 and n % self.multiple == 0 for n in shape)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Magnitudes ``[frame, y, x]`` of coil images ``[frame, coil, y, x]``, in their units. Missing coils count as zeros."""
+        missing = self.coils - images.shape[1]
+        padded = np.pad(images.astype(np.complex64, copy=False), [(0, 0), (0, missing), (0, 0), (0, 0)])
+        return self._run(np.ascontiguousarray(padded))
+
+    def _reconstruct(self, images: Any) -> Any:
+        import tensorflow as tf
+
+        images = tf.transpose(tf.convert_to_tensor(images), [0, 2, 3, 1])
+        channels = tf.concat([tf.math.real(images), tf.math.imag(images)], -1)
+        scale: Any = tf.constant(1.0)
+        if self.scaled:
+            scale = tf.reshape(window_scale(tf.transpose(tf.norm(channels, axis=-1), [1, 2, 0])[None]), [])
+        return tf.cast(self.network((channels / scale)[None]), tf.float32)[0, ..., 0] * scale
+
+
+@lru_cache(maxsize=4)
+def coil_clips(weights: str, architecture: str, frames: int | None = None) -> CoilClips:
+    """The network for a name of the catalogue or a file, loaded once a process. Arguments: see `named` and `frames_of`.
+
+    Raises:
+        WeightsError: see there.
+    """
+    name, network, entry = named(weights, architecture, "clip")
+    coils = (entry.input_shape[-1] or 2) // 2
+    return CoilClips(name, network, frames_of(entry, network, frames), coils, entry.scaling == "window", multiple(network))
