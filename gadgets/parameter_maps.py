@@ -77,21 +77,21 @@ class MapImages:
         self._windows: dict[str, float] = {}
         self._count = 0
 
-    def images(self, maps: dict[str, Map], mask: np.ndarray, place: Place, wanted: list[str] | None, method: str) -> list[Image]:
+    def images(self, maps: dict[str, Map], mask: np.ndarray, place: Place, wanted: list[str], method: str) -> list[Image]:
         """Images of the maps `[*voxels]`, 0 outside the mask; values that are not finite within become the largest of the map.
 
         Args:
             maps: with their standard deviations, in the order of the series.
             mask: bool `[*voxels]`.
             place: of the slice.
-            wanted: names to send, each with its standard deviation if that is there; None for all.
+            wanted: names of those to send.
             method: how they were found, for comment and history.
         """
         self._count += 1
         return [
             self._image(name, one, mask, place, self.first_series + number, method)
             for number, (name, one) in enumerate(maps.items())
-            if wanted is None or name.removesuffix(SUFFIX) in wanted
+            if name in wanted
         ]
 
     def _image(self, name: str, one: Map, mask: np.ndarray, place: Place, series: int, method: str) -> Image:

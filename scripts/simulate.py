@@ -4,6 +4,7 @@
     python scripts/simulate.py spiral scan.h5
     python scripts/simulate.py cartesian scan.h5 --acceleration 3
     python scripts/simulate.py epi scan.h5               # samples on the ramps, delays and phases that make ghosts, navigators
+    python scripts/simulate.py relaxation scan.h5        # contrasts for maps: t1_vfa, t2 or t2star, lines or spokes
 
 The truth lies beside the scan in ``scan_truth.npz``. Conventions: ``image[y, x] = sum_k d(k) exp(+2 pi i (kx x + ky y))`` counted from
 pixel n // 2. A sample is ``sum image * coil_maps * exp(-2 pi i ...) + noise``, for Cartesian scans divided by the root of the number
@@ -17,18 +18,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import finufft
 import ismrmrd
 import numpy as np
 import typer
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from gadgets.items import Acquisition, Item, Waveform
 from gadgets.layout import Flag
 from recon.epi import EpiReadout
 from recon.fourier import fftc
-from recon.phantoms import birdcage_coils, moving_heart, shepp_logan
+from recon.phantoms import birdcage_coils, moving_heart, relaxation_vials, shepp_logan
 from recon.trajectory import Ordering, radial_trajectory
 
 TICK_MS = 2.5
@@ -83,6 +85,10 @@ class Protocol:
     thickness_mm: float = 8.0
     description: dict[str, float] = field(default_factory=dict)
     """User parameters of the trajectoryDescription."""
+    echo_times_ms: tuple[float, ...] = ()
+    flips_deg: tuple[float, ...] = ()
+    """Of the contrasts, where these differ in them; else all have `te_ms` and `flip_deg`."""
+    contrasts: int = 1
 
 
 def radial(
@@ -357,6 +363,128 @@ def epi(
     return Scan(_header(protocol), _numbered(items), truth | {name: np.float64(value) for name, value in known.items()})
 
 
+Relaxation = Literal["t1_vfa", "t2", "t2star"]
+_BODY = (900.0, 70.0, 45.0)
+
+
+def relaxation(
+    kind: Relaxation = "t1_vfa",
+    matrix: int = 96,
+    coils: int = 6,
+    spokes: int = 0,
+    *,
+    slices: int = 1,
+    repetitions: int = 1,
+    noise: float = 0.02,
+    b0_hz: float = 20.0,
+    seed: int = 1,
+) -> Scan:
+    """Contrasts of vials of known relaxation times in a body: for maps. Signals by their textbook equations.
+
+    t1_vfa: spoiled gradient echoes of six flip angles, one after another; t2: a train of eight spin echoes; t2star: six gradient echoes
+    with an offset of the field. A later slice has its vials turned by a quarter.
+
+    Args:
+        spokes: golden-angle spokes a contrast, counted on (echoes of a train share theirs); 0: Cartesian lines, all of them.
+        b0_hz: field offset at the edge of the image along x, for t2star.
+
+    Returns:
+        Scan with truth ``T1_ms``, ``T2_ms``, ``T2star_ms``, ``B0_hz``, ``density`` [slice, y, x], ``mask_interior`` (all neighbours
+        within two pixels alike), ``coil_maps`` [coil, y, x], ``noise_covariance`` [coil, coil].
+    """
+    vials = relaxation_vials((matrix, matrix))
+    y, x = (np.mgrid[:matrix, :matrix] - matrix // 2) / (matrix / 2)
+    body = np.hypot(y, x) < 0.92
+    times = [
+        np.where(vials.labels > 0, of_vials, of_body) for of_vials, of_body in zip((vials.t1, vials.t2, vials.t2_star), _BODY, strict=True)
+    ]
+    inside = body & (minimum_filter(vials.labels, 5) == maximum_filter(vials.labels, 5)) & minimum_filter(body, 5)
+    density = body * np.where(vials.labels > 0, 1.0, 0.7)
+    maps = birdcage_coils(coils, (matrix, matrix))
+    echoes = {"t1_vfa": (2.0,), "t2": tuple(10.0 * n for n in range(1, 9)), "t2star": tuple(2.5 + 5.0 * n for n in range(6))}[kind]
+    flips = (2.0, 4.0, 7.0, 11.0, 16.0, 22.0) if kind == "t1_vfa" else ()
+    contrasts = len(flips) or len(echoes)
+    lines = spokes or matrix
+    protocol = Protocol(
+        name=f"relaxation_{kind}",
+        trajectory="goldenangle" if spokes else "cartesian",
+        encoded=(matrix, matrix),
+        recon=(matrix, matrix),
+        field_of_view_mm=(256.0, 256.0),
+        coils=coils,
+        tr_ms={"t1_vfa": 12.0, "t2": 3000.0, "t2star": 40.0}[kind],
+        te_ms=echoes[0],
+        flip_deg={"t1_vfa": 0.0, "t2": 90.0, "t2star": 15.0}[kind],
+        dwell_us=5.0,
+        lines=(lines - 1, 0 if spokes else matrix // 2),
+        repetitions=repetitions,
+        slices=slices,
+        thickness_mm=5.0,
+        echo_times_ms=echoes,
+        flips_deg=flips,
+        contrasts=contrasts,
+    )
+    rng = np.random.default_rng(seed)
+    factor = _noise_factor(coils, noise * (matrix if spokes else 1), rng)
+    b0 = b0_hz * x if kind == "t2star" else np.zeros_like(x)
+    signals = np.stack([_signal(kind, times, b0, protocol, n) for n in range(contrasts)])
+    objects = np.stack([np.rot90(signals * density, turn, (-2, -1)) for turn in range(slices)])
+    shared = [number for _ in range(contrasts) for number in range(lines)] if kind != "t1_vfa" else range(contrasts * lines)
+    points = _golden_spokes(matrix, np.reshape(shared, (contrasts, lines))) if spokes else None
+    order = [(c, n) for c in range(contrasts) for n in range(lines)] if flips else [(c, n) for n in range(lines) for c in range(contrasts)]
+    items: list[Item] = list(_noise_scan(protocol, factor, rng, NOISE_READOUTS))
+    schedule = [(r, s) for r in range(repetitions) for s in range(slices)]
+    kspaces = {(s, c): _sampled(objects[s, c] * maps, points, c) for s in range(slices) for c in range(contrasts)}
+    for part, (repetition, slice_) in enumerate(schedule):
+        for number, (contrast, line) in enumerate(order):
+            path = None if points is None else np.ascontiguousarray(points[contrast, line, :, ::-1] / (2 * np.pi), np.float32)
+            readout = _readout(protocol, part * lines * contrasts + number, kspaces[slice_, contrast][:, line], factor, rng, path)
+            idx = readout.header["idx"]
+            idx["kspace_encode_step_1"], idx["slice"], idx["repetition"], idx["contrast"] = line, slice_, repetition, contrast
+            readout.header["center_sample"] = readout.data.shape[1] // 2
+            readout.header["position"] = (0, 0, slice_ * protocol.thickness_mm)
+            if line == lines - 1:
+                readout.set_flag(Flag.LAST_IN_ENCODE_STEP1)
+            last = number == len(order) - 1
+            _flag_ends(readout, first=number == 0, last=last, slice_=slice_, slices=slices, final=last and part == len(schedule) - 1)
+            items.append(readout)
+    named = dict(zip(("T1_ms", "T2_ms", "T2star_ms"), times, strict=True)) | {"B0_hz": b0, "density": density, "mask_interior": inside}
+    truth = {name: np.stack([np.rot90(values, turn) for turn in range(slices)]) for name, values in named.items()}
+    return Scan(_header(protocol), _numbered(items), truth | {"coil_maps": maps, "noise_covariance": factor @ factor.conj().T})
+
+
+def _signal(kind: Relaxation, times: list[np.ndarray], b0_hz: np.ndarray, protocol: Protocol, contrast: int) -> np.ndarray:
+    """Signal [y, x] of a contrast for density 1, from T1, T2, T2* in ms."""
+    t1, t2, t2_star = times
+    if kind == "t1_vfa":
+        angle, recovery = np.deg2rad(protocol.flips_deg[contrast]), np.exp(-protocol.tr_ms / t1)
+        steady: np.ndarray = 5 * np.sin(angle) * (1 - recovery) / (1 - recovery * np.cos(angle))
+        return steady
+    echo = protocol.echo_times_ms[contrast]
+    decay: np.ndarray = np.exp(-echo / t2) if kind == "t2" else np.exp(-echo / t2_star - 2j * np.pi * b0_hz * echo / 1000)
+    return decay
+
+
+def _golden_spokes(matrix: int, numbers: np.ndarray, oversampling: float = 1.5) -> np.ndarray:
+    """Spokes `[*numbers, sample, (ky, kx)]` in rad/pixel."""
+    samples = round(oversampling * matrix)
+    radius = 2 * np.pi * (np.arange(samples) - samples // 2) / samples
+    angle = np.deg2rad(111.24611797498108) * numbers[..., None]
+    return np.stack([np.sin(angle) * radius, np.cos(angle) * radius], -1)
+
+
+def _sampled(images: np.ndarray, points: np.ndarray | None, contrast: int) -> np.ndarray:
+    """K-space [coil, readout, sample] of coil images [coil, y, x] on the grid or along the spokes of a contrast."""
+    if points is None:
+        kspace: np.ndarray = fftc(images, (-2, -1))
+        return kspace
+    _, readouts, samples, _ = points.shape
+    flat = points[contrast].reshape(-1, 2)
+    y, x = (np.ascontiguousarray(flat[:, axis], np.float64) for axis in (0, 1))
+    images = np.ascontiguousarray(images, np.complex128)
+    return np.asarray(finufft.nufft2d2(y, x, images, eps=1e-6, isign=-1, nthreads=1)).reshape(-1, readouts, samples)
+
+
 def _non_cartesian(
     protocol: Protocol, trajectory: np.ndarray, *, moving: bool, center_sample: int, noise: float, waveforms: bool, seed: int
 ) -> Scan:
@@ -512,12 +640,16 @@ def _header(protocol: Protocol) -> bytes:
     def limit(count: int) -> xsd.limitType:
         return xsd.limitType(minimum=0, maximum=count - 1, center=0)
 
-    limits = {name: limit(1) for name in ("kspace_encoding_step_2", "average", "contrast", "phase", "set", "segment")}
+    limits = {name: limit(1) for name in ("kspace_encoding_step_2", "average", "phase", "set", "segment")}
     encoding = xsd.encodingType(
         encodedSpace=_space(protocol.encoded, (fx * ex / rx, fy * ey / ry, z)),
         reconSpace=_space(protocol.recon, (fx, fy, z)),
         encodingLimits=xsd.encodingLimitsType(
-            kspace_encoding_step_1=line_limit, slice=limit(protocol.slices), repetition=limit(protocol.repetitions), **limits
+            kspace_encoding_step_1=line_limit,
+            slice=limit(protocol.slices),
+            repetition=limit(protocol.repetitions),
+            contrast=limit(protocol.contrasts),
+            **limits,
         ),
         trajectory=xsd.trajectoryType(protocol.trajectory),
         trajectoryDescription=_description(protocol),
@@ -539,7 +671,11 @@ def _header(protocol: Protocol) -> bytes:
         ),
         experimentalConditions=xsd.experimentalConditionsType(H1resonanceFrequency_Hz=63866218),
         encoding=[encoding],
-        sequenceParameters=xsd.sequenceParametersType(TR=[protocol.tr_ms], TE=[protocol.te_ms], flipAngle_deg=[protocol.flip_deg]),
+        sequenceParameters=xsd.sequenceParametersType(
+            TR=[protocol.tr_ms],
+            TE=list(protocol.echo_times_ms or (protocol.te_ms,)),
+            flipAngle_deg=list(protocol.flips_deg or (protocol.flip_deg,)),
+        ),
         userParameters=xsd.userParametersType(
             userParameterDouble=[xsd.userParameterDoubleType(name="time_stamp_tick_ms", value=TICK_MS)],
             userParameterLong=[xsd.userParameterLongType(name="readouts_per_frame", value=protocol.lines[0] + 1)],
@@ -650,6 +786,22 @@ def cartesian_command(
         seed=seed,
     )
     _write(out, scan)
+
+
+@app.command("relaxation")
+def relaxation_command(
+    out: Out,
+    kind: Annotated[str, typer.Option(help="t1_vfa, t2 or t2star")] = "t1_vfa",
+    matrix: Matrix = 96,
+    coils: Coils = 6,
+    spokes: Annotated[int, typer.Option(help="spokes a contrast; 0: Cartesian")] = 0,
+    slices: Annotated[int, typer.Option(help="slices")] = 1,
+    repetitions: Annotated[int, typer.Option(help="repetitions")] = 1,
+    noise: Noise = 0.02,
+    seed: Seed = 1,
+) -> None:
+    """Contrasts of vials of known relaxation times."""
+    _write(out, relaxation(kind, matrix, coils, spokes, slices=slices, repetitions=repetitions, noise=noise, seed=seed))  # type: ignore[arg-type]
 
 
 @app.command("epi")

@@ -1,0 +1,300 @@
+"""From gathered readouts or images to maps: the model, the data, the pixel-wise and the regularised fit of one slice or volume."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+from scipy.stats import chi2
+
+from gadgets.base import Context
+from gadgets.contrast_gathering import Due
+from gadgets.contrasts import CoilMaps, contrast_series
+from gadgets.header import Header
+from gadgets.items import Acquisition, Image
+from gadgets.meta import number
+from gadgets.parameter_maps import Place
+from gadgets.sequence_parameters import readout_train, sequence_parameters
+from recon.quantitative.catalogue import model_from, requirements
+from recon.quantitative.data_term import DataTerm, from_images
+from recon.quantitative.irgn import Step, fit, start_values
+from recon.quantitative.measured import Measured
+from recon.quantitative.model import Map, ModelError, SignalModel
+from recon.quantitative.pixelwise import PixelwiseFit, fit_pixelwise
+from recon.quantitative.settings import Settings
+from recon.quantitative.subspace import subspace, subspace_images
+
+_BRIGHT = 98.0
+"""Percentile of the voxels that are bright."""
+_NOISES = 2.5
+"""Signal of voxels that are shown, in standard deviations of the noise."""
+_NEIGHBOURS = 0.25
+"""Share of a voxel and its neighbours that must have signal for it to be shown."""
+_SPARSE = 0.35
+"""Samples of a contrast by voxels below which its image alone is too poor a start."""
+_PRECISION = np.dtype(np.complex64)
+
+
+class FitError(ValueError):
+    """Maps of a slice cannot be made; the text says of which one, why, and what to do."""
+
+
+class Recipe(Protocol):
+    """How to fit: see the parameters of `gadgets.quantitative.QuantitativeFit`."""
+
+    signal_model: str
+    sequence: str
+    bounds: str
+    weights: list[float] | None
+    coil_maps: CoilMaps
+    readouts_per_frame: int
+    magnitude: bool
+    mask_threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """One slice or volume ready to be fitted.
+
+    measured: its data; place: where it lies; model: of its contrasts; term: the data for solvers; images: of all contrasts on the grid
+    that is fitted, complex `[contrast, *grid]`; mask: where there is signal, bool `[*voxels]`; parameters: a pixel-wise fit of the
+    images, `[unknown, *grid]`; maps: of that fit, `[*voxels]`.
+    """
+
+    measured: Measured
+    place: Place
+    model: SignalModel
+    term: DataTerm
+    images: np.ndarray
+    mask: np.ndarray
+    maps: dict[str, Map]
+
+
+class Fits:
+    """The fits of one measurement.
+
+    Raises:
+        ModelError, HeaderError, FitError: the header lacks what the model needs, or has it in the wrong unit.
+    """
+
+    def __init__(self, recipe: Recipe, header: Header) -> None:
+        self.recipe, self.header = recipe, header
+        self.name = model_path(recipe.signal_model)
+        self.declared, _ = requirements(self.name)
+        self.parameters = sequence_parameters(header) | assignments(recipe.sequence, "sequence")
+        if self.train:
+            model = self.model(readout_train(self.parameters, range(0, 1000, recipe.readouts_per_frame), recipe.readouts_per_frame))
+            self.contrasts = 1
+        else:
+            self._require()
+            model = self.model(self.parameters | {"contrasts": self._counted()})
+            self.contrasts = model.contrasts
+        self.least = len(model.unknowns)
+        self.names = list(model.maps(np.ones((len(model.unknowns), 1), np.complex64)))
+
+    @property
+    def train(self) -> bool:
+        """Whether a train of readouts is cut into frames."""
+        return self.recipe.readouts_per_frame > 0
+
+    # -- the model ---------------------------------------------------------------------------------------------------
+
+    def model(self, parameters: Mapping[str, Any], magnitudes: bool = False) -> SignalModel:
+        """The model with these parameters of the sequence, and the bounds that were asked for."""
+        model = model_from(self.name, {**self.parameters, **parameters}, magnitudes=magnitudes)
+        limits = assignments(self.recipe.bounds, "bounds", separator=":")
+        known = {unknown.name: unknown for unknown in model.unknowns}
+        for name, pair in limits.items():
+            if name not in known:
+                offer = ", ".join(f"{one.name} [{one.unit or 'no unit'}]" for one in model.unknowns)
+                raise FitError(f"bounds are given for {name}, but the unknowns of {model.name} are {offer}")
+            low, high = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+            if low is None or high is None or not low < high:
+                raise FitError(f"bounds of {name} must be two numbers, the lower one first, as in {name}=10:4000")
+            known[name] = replace(known[name], lower=low, upper=high, start=min(max(known[name].start, low), high))
+        model.unknowns = tuple(known.values())
+        return model
+
+    def _require(self) -> None:
+        given = {name.lower() for name, value in self.parameters.items() if value is not None}
+        for one in self.declared:
+            if one.required and one.name != "contrasts" and given.isdisjoint(name.lower() for name in (one.name, *one.aliases)):
+                unit = f"_{one.unit}" if one.unit in ("ms", "deg") else ""
+                many = "" if one.per == "scan" else f"; {one.name}_0{unit}, {one.name}_1{unit}, ... for the contrasts"
+                raise FitError(
+                    f"{self.recipe.signal_model} needs {one.name} ({one.text}, {one.unit or 'no unit'}), which the header does not have: "
+                    f"put it into {one.where}, or into userParameters (userParameterDouble of the name {one.name}{unit}{many}), or set "
+                    f"the property sequence to {one.name}=..."
+                )
+
+    def _counted(self) -> int:
+        limits = [encoding.limit("contrast") for encoding in self.header.encodings]
+        return max((limit.maximum - limit.minimum + 1 for limit in limits if limit is not None), default=1)
+
+    def _of(self, contrasts: Sequence[int]) -> dict[str, Any]:
+        """The sequence parameters of some of the contrasts."""
+        chosen: dict[str, Any] = {"contrasts": len(contrasts)}
+        names = {name.lower() for one in self.declared if one.per != "scan" for name in (one.name, *one.aliases)}
+        for name, value in self.parameters.items():
+            if name.lower() in names and isinstance(value, (list, tuple)) and len(value) == self.contrasts:
+                chosen[name] = [value[n] for n in contrasts]
+        return chosen
+
+    # -- data --------------------------------------------------------------------------------------------------------
+
+    def prepare(self, due: Due, context: Context) -> Data:
+        """Data, images and the pixel-wise fit.
+
+        Raises:
+            ValueError: contrasts are missing or do not fit together, values that are not finite, no signal.
+        """
+        self._check(due)
+        magnitudes = self.recipe.magnitude
+        if due.group.key.source == "images":
+            measured, place, parameters = *self._images(due), self._of(due.contrasts)
+            magnitudes |= not np.iscomplexobj(measured.data)
+        else:
+            measured, place, parameters = self._readouts(due, context)
+        term, model = measured.term(_PRECISION), self.model(parameters)
+        basis = subspace(model) if self._sparse(measured) else None
+        images: np.ndarray = term.images().numpy() if basis is None else subspace_images(term, basis)
+        if magnitudes:
+            images, model = np.abs(images).astype(_PRECISION), self.model(parameters, magnitudes)
+            term = from_images(images)
+        size = self._size(images)
+        found = fit_pixelwise(model, images, np.ones(images.shape[1:], bool))
+        mask = measured.cut(self._mask(size, found))
+        return Data(measured, place, model, term, images, mask, _cut(found.maps(), measured))
+
+    def regularised(self, data: Data, settings: Settings, callback: Callable[[Step], None]) -> dict[str, Map]:
+        """Maps `[*voxels]` of a regularised fit, started from the pixel-wise one."""
+        start = start_values(data.model.adapted(data.images), data.images)
+        weights = None if self.recipe.weights is None else np.array(self.recipe.weights)
+        if weights is not None and len(weights) != len(data.model.unknowns):
+            names = ", ".join(unknown.name for unknown in data.model.unknowns)
+            raise FitError(f"the property weights has {len(weights)} values for the unknowns {names}; give one for each")
+        found = fit(data.model, data.term, settings, weights, start, callback)
+        return _cut(found.maps(), data.measured)
+
+    def _check(self, due: Due) -> None:
+        surplus = [n for n in due.group.contrasts if not 0 <= n < self.contrasts]
+        if due.missing or surplus:
+            found = f"contrast {', '.join(map(str, due.missing))} never came" if due.missing else f"contrast {surplus[0]} came"
+            lists = [f"{name} {len(value)}" for name, value in self._listed().items()]
+            raise FitError(
+                f"{found} (counted from 0), but the sequence has {self.contrasts} contrasts"
+                f"{' (values of ' + ', '.join(lists) + ')' if lists else ''}: did the scan end early, or do header and readouts not agree?"
+            )
+
+    def _listed(self) -> dict[str, Any]:
+        names = {name.lower() for one in self.declared for name in (one.name, *one.aliases)}
+        return {name: v for name, v in self.parameters.items() if name.lower() in names and isinstance(v, (list, tuple))}
+
+    def _images(self, due: Due) -> tuple[Measured, Place]:
+        images = [due.group.contrasts[n][0] for n in due.contrasts]
+        arrays = [_values(one) for one in images if isinstance(one, Image)]
+        shapes = {n: array.shape for n, array in zip(due.contrasts, arrays, strict=True)}
+        if len(set(shapes.values())) > 1:
+            raise FitError(f"contrasts differ in matrix: {', '.join(f'{n} has {shape}' for n, shape in shapes.items())} ([y, x])")
+        head = images[0].header
+        return Measured(np.stack(arrays)), Place(head, tuple(float(v) for v in head["field_of_view"]))  # type: ignore[arg-type]
+
+    def _readouts(self, due: Due, context: Context) -> tuple[Measured, Place, dict[str, Any]]:
+        readouts = [one for n in due.contrasts for one in due.group.contrasts[n] if isinstance(one, Acquisition)]
+        readouts.sort(key=lambda one: int(one.header["scan_counter"]))
+        series = contrast_series(readouts, context, self.recipe.coil_maps, self.recipe.readouts_per_frame)
+        found = series.slices[0]
+        train = self.recipe.readouts_per_frame
+        parameters = readout_train(self.parameters, series.order, train) if train else self._of(due.contrasts)
+        return found.measured, Place(found.header, series.encoding.recon.field_of_view), parameters
+
+    def _sparse(self, measured: Measured) -> bool:
+        """Whether single contrasts have so few samples that their images need those of the others."""
+        if measured.trajectory is None:
+            return False
+        samples = measured.trajectory.shape[1] if measured.weights is None else float(np.median((measured.weights > 0).sum(1)))
+        return samples < _SPARSE * math.prod(measured.grid)
+
+    def _size(self, images: np.ndarray) -> np.ndarray:
+        """Root mean square over the contrasts `[*grid]`. Raises `FitError` where there is nothing to fit."""
+        size: np.ndarray = np.sqrt((np.abs(images) ** 2).mean(0))
+        if not np.isfinite(size).all():
+            bad = np.flatnonzero(~np.isfinite(images.reshape(len(images), -1)).all(1))
+            raise FitError(f"contrast {bad[0]} (counted from 0) holds values that are not finite (NaN, Inf)")
+        if not size.any():
+            raise FitError("there is no signal anywhere, the mask is empty: check the receiver, the coils and the noise scan")
+        return size
+
+    def _mask(self, size: np.ndarray, found: PixelwiseFit) -> np.ndarray:
+        """Where the signal is above the threshold and the noise, without single voxels."""
+        bright = float(np.percentile(size[size > 0], _BRIGHT))
+        mask: np.ndarray = size > max(self.recipe.mask_threshold * bright, _NOISES * _noise(size, found))
+        mask &= uniform_filter(mask.astype(np.float32), 3) > _NEIGHBOURS
+        if not mask.any():
+            raise FitError("no voxel is above the noise, the mask is empty: check the coils and the order of the contrasts")
+        return mask
+
+
+def _noise(size: np.ndarray, found: PixelwiseFit) -> float:
+    """Standard deviation of the images' noise, from the residual of most voxels; 0 where that says nothing."""
+    contrasts = found.model.contrasts
+    freedom = 2 * contrasts - sum(1 if unknown.real else 2 for unknown in found.model.unknowns)
+    if freedom <= 0:
+        return 0.0
+    return math.sqrt(2 * contrasts * float(np.median(found.residual[size > 0]) ** 2) / float(chi2.median(freedom)))
+
+
+def _cut(maps: dict[str, Map], measured: Measured) -> dict[str, Map]:
+    return {name: Map(measured.cut(one.values), one.unit) for name, one in maps.items()}
+
+
+def _values(image: Image) -> np.ndarray:
+    """Pixels `[y, x]` or `[z, y, x]` in the units in which all contrasts agree: scaling on the way is undone."""
+    if image.data.shape[0] != 1:
+        raise FitError(f"an image has {image.data.shape[0]} channels; combine the coils first")
+    ratio, offset = number(image.meta, "GADGETRON_ScaleRatio", 1.0), number(image.meta, "GADGETRON_ScaleOffset", 0.0)
+    pixels: np.ndarray = image.data[0] if (ratio, offset) == (1.0, 0.0) else (image.data[0] - offset) / ratio
+    return pixels[0] if len(pixels) == 1 else pixels
+
+
+def assignments(text: str, name: str, separator: str = ",") -> dict[str, Any]:
+    """``TR=12; TI=50,100,400`` as numbers and lists of them by name. `name` is that of the property, for errors.
+
+    Raises:
+        FitError: the text is not of this form.
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, (one.strip() for one in text.split(";"))):
+        key, sign, values = part.partition("=")
+        try:
+            numbers = [float(one) for one in re.split(rf"[{separator}\s]+", values.strip())]
+        except ValueError:
+            numbers = []
+        if not sign or not numbers:
+            raise FitError(f"property {name}: {part!r} is not of the form NAME=number{separator}number; separate several by semicolons")
+        found[key.strip()] = numbers[0] if len(numbers) == 1 else numbers
+    return found
+
+
+def model_path(name: str) -> str:
+    """A built-in model's name as it is; a file's (``t1.yaml``, ``models.ini:SECTION``) with the path of the folder of models.
+
+    Raises:
+        ModelError: the file is not there, or lies elsewhere.
+    """
+    file, section = (name.partition(":")[0], name.partition(":")[2]) if ".ini" in name else (name, "")
+    if not file.endswith((".yaml", ".yml", ".ini")):
+        return name
+    import configs
+
+    folder = Path(configs.__file__).parent / "models"
+    known = sorted(path.name for path in folder.iterdir() if path.suffix in (".yaml", ".yml", ".ini"))
+    if file not in known:
+        raise ModelError(f"there is no model file {file!r} in configs/models: there are {', '.join(known)}")
+    return str(folder / file) + (f":{section}" if section else "")
