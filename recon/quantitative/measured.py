@@ -60,6 +60,26 @@ class Measured:
         widths = [(part.start, n - part.stop) for part, n in zip(self.crop, self.grid, strict=True)]
         return np.pad(values, [(0, 0)] * (values.ndim - len(widths)) + widths, mode="edge")
 
+    def gridded(self) -> np.ndarray:
+        """Images `[contrast, *grid]` without iterations: samples weighed by their density, what is missing taken for zero."""
+        from recon.coils import combine
+        from recon.density import pipe_weights
+        from recon.fourier import ifftc
+        from recon.sense import gridding
+
+        if self.maps is None:
+            return self.data
+        if self.trajectory is None:
+            kspace = self.data if self.mask is None else self.data * np.broadcast_to(self.mask, (self.contrasts, *self.grid))[:, None]
+            images: np.ndarray = combine(ifftc(kspace, range(-len(self.grid), 0)), self.maps, rank=len(self.grid))
+            return images
+        kept = np.ones(self.trajectory.shape[:2], bool) if self.weights is None else self.weights > 0
+        every = []
+        for data, points, used in zip(self.data, self.trajectory, kept, strict=True):
+            where = np.ascontiguousarray(points[used])
+            every.append(gridding(np.ascontiguousarray(data[:, used]), where, pipe_weights(where, self.grid), self.grid, self.maps))
+        return np.stack(every)
+
     def term(self, dtype: np.dtype) -> DataTerm:
         """The data as what fits work with, in this complex precision.
 

@@ -281,7 +281,7 @@ def _read(
         raise typer.BadParameter(f"{coil_maps!r}: there are espirit, image and nlinv", param_hint="--coil-maps")
     if len(paths) > 1 and not all(is_nifti(path) for path in paths):
         raise typer.BadParameter("several files are for NIfTI images only, one for each contrast", param_hint="DATA")
-    stored = {name: value for name, value in given.items() if in_readouts(value)}
+    parameters = {name: _value(value) for name, value in given.items()}
     if is_nifti(paths[0]):
         source = read_nifti(paths, sidecar)
     elif is_pyqmri(paths[0]):
@@ -290,12 +290,11 @@ def _read(
         source = read_pyqmri(paths[0], follows, images, volume, coil_maps)  # type: ignore[arg-type]
     else:
         built_in = "." not in Path(model).name
-        reading = Reading(model_class(model).name if built_in else model, coil_maps, per_frame, stored)  # type: ignore[arg-type]
-        source = read_ismrmrd(paths[0], group, reading)
-        stored = {}
-    if stored:
+        reading = Reading(model_class(model).name if built_in else model, coil_maps, per_frame, parameters)  # type: ignore[arg-type]
+        return read_ismrmrd(paths[0], group, reading)
+    if any(in_readouts(value) for value in parameters.values()):
         raise typer.BadParameter("user_float[n] is for ISMRMRD raw data, whose readouts have such fields", param_hint="-P")
-    source.parameters |= {name: _value(value) for name, value in given.items() if not in_readouts(value)}
+    source.parameters |= parameters
     return source
 
 

@@ -162,7 +162,7 @@ def _fit_group(
     terms = [one.term(dtype) for one in group]
     term = terms[0] if len(terms) == 1 else stacked(terms)
     model = _model(source, {name: _on_grid(group, values, flat) for name, values in fields.items()}, options)
-    images = _images(model, term, options)
+    images = _images(model, term, group, options)
     steps: tuple[Step, ...] = ()
     pixelwise = options.settings.reg_type == "none"
     if options.imagespace and not pixelwise:
@@ -191,15 +191,11 @@ def _on_grid(group: Sequence[Measured], values: np.ndarray, flat: bool) -> np.nd
     return group[0].padded(values[..., 0, :, :] if flat else values)
 
 
-def _images(model: SignalModel, term: DataTerm, options: Options) -> np.ndarray:
+def _images(model: SignalModel, term: DataTerm, group: Sequence[Measured], options: Options) -> np.ndarray:
     """Images to start with: in the span of the model's signals where contrasts are undersampled."""
-    import tensorflow as tf
-
     if not options.cg_guess:
-        gridded: np.ndarray = (
-            term.rhs * tf.cast(tf.math.divide_no_nan(tf.ones_like(term.diagonal), term.diagonal), term.rhs.dtype)
-        ).numpy()
-        return gridded
+        gridded = [one.gridded().astype(term.rhs.dtype.as_numpy_dtype) for one in group]
+        return gridded[0] if len(gridded) == 1 else np.stack(gridded, 1)
     basis = None if term.pointwise else subspace(model)
     images: np.ndarray = term.images().numpy() if basis is None else subspace_images(term, basis)
     return images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from gadgets.header import NOT_CARTESIAN, Header
 from gadgets.items import Acquisition
 from gadgets.noise import NoiseAdjust
 from gadgets.oversampling import AsymmetricEchoAdjustRO, RemoveROOversampling
-from gadgets.sequence_parameters import per_contrast, sequence_parameters
+from gadgets.sequence_parameters import per_contrast, readout_train, sequence_parameters
 from service.files import read_measurement
 from service.quantitative.source import Source, SourceError, affine_of
 
@@ -34,13 +34,13 @@ class Reading:
         model: name of the signal model; those of readout trains have their data cut into frames.
         coil_maps: how sensitivities are found.
         readouts_per_frame: of a readout train; None for `FRAME`.
-        readout_fields: parameters that stand in the readouts: name -> ``user_float[n]`` or ``user_int[n]``.
+        given: sequence parameters that win over the header's; ``user_float[n]`` or ``user_int[n]`` for what stands in the readouts.
     """
 
     model: str
     coil_maps: CoilMaps = "espirit"
     readouts_per_frame: int | None = None
-    readout_fields: Mapping[str, str] | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_ismrmrd(path: Path, group: str, reading: Reading) -> Source:
@@ -55,7 +55,9 @@ def read_ismrmrd(path: Path, group: str, reading: Reading) -> Source:
         raise SourceError(f"{path}: holds reconstructed images, no readouts; maps are fitted to raw data, or to NIfTI image series")
     header = Header(measurement.header_xml)
     context = Context(header=header)
-    parameters = sequence_parameters(header)
+    stored = {name: value for name, value in reading.given.items() if in_readouts(value)}
+    plain = {name: value for name, value in reading.given.items() if name not in stored}
+    parameters = {**sequence_parameters(header), **plain}
     gadgets: list[Gadget] = [NoiseAdjust("noise")]
     if header.encoding().trajectory not in NOT_CARTESIAN:
         gadgets += [AsymmetricEchoAdjustRO("echo"), RemoveROOversampling("oversampling")]
@@ -71,38 +73,13 @@ def read_ismrmrd(path: Path, group: str, reading: Reading) -> Source:
     parameters = per_contrast(parameters, series.contrasts)
     if per_frame:
         notes.append(f"{len(series.contrasts)} frames of {per_frame} readouts (--readouts-per-frame)")
-        parameters |= _train_parameters(path, parameters, series, per_frame)
-    for name, where in (reading.readout_fields or {}).items():
+        parameters |= readout_train(parameters, series.order, per_frame)
+        # All inversion times of the frames may be given, not only the first.
+        parameters |= {name: value for name, value in plain.items() if np.size(value) == len(series.contrasts)}
+    for name, where in stored.items():
         parameters[name] = [_stored(head, where) for head in series.first_headers]
     affine, spacing = _geometry(series)
     return Source([one.measured for one in series.slices], parameters, affine, spacing=spacing, notes=notes)
-
-
-def _train_parameters(path: Path, parameters: Mapping[str, Any], series: ContrastSeries, per_frame: int) -> dict[str, Any]:
-    """Inversion times of the frames, and how long and how many their readouts are."""
-    given = {name.lower(): value for name, value in parameters.items()}
-
-    def single(*names: str) -> float | None:
-        found = [given[name.lower()] for name in names if given.get(name.lower()) is not None]
-        return float(np.ravel(found[0])[0]) if found else None
-
-    first, step = single("TI_first", "TI"), single("TI_increment", "TR", "echo_spacing")
-    if first is None or step is None:
-        what, where = ("TI", "TI of the first readout") if first is None else ("TR", "spacing of the readouts")
-        raise SourceError(
-            f"{path}: the train of readouts needs {what} ({where}, ms): put it into sequenceParameters/{what} of the header, or give it "
-            f"by -P {what}=..."
-        )
-    return {
-        "TI": [first + step * number for number in series.order],
-        "TI_first": first,
-        "TR": step,
-        "readouts": per_frame,
-        "spokes": per_frame,
-        "frames": len(series.contrasts),
-        "tau": single("tau") or step,
-        "gradient_delay": single("gradient_delay") or first,
-    }
 
 
 def _stored(header: np.void, where: str) -> float:
@@ -112,9 +89,9 @@ def _stored(header: np.void, where: str) -> float:
     return float(header[f"user_{match['kind']}"][int(match["index"])])
 
 
-def in_readouts(value: str) -> bool:
+def in_readouts(value: Any) -> bool:
     """Whether a parameter's value names a field of the readouts instead of numbers."""
-    return _FIELD.match(value) is not None
+    return isinstance(value, str) and _FIELD.match(value) is not None
 
 
 def _geometry(series: ContrastSeries) -> tuple[np.ndarray, float]:

@@ -1,0 +1,285 @@
+"""`reconstream fit`: maps of known objects from every kind of file, what is written, and one line for every error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from gadgets.items import Acquisition
+from service.cli import app
+from tests.service import maps_scan as scan
+
+T1, T2 = scan.objects()[1:]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    level = logging.getLogger("tensorflow").level
+    yield
+    logging.getLogger("tensorflow").setLevel(level)
+
+
+def fit(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["fit", *(str(argument) for argument in arguments)])
+
+
+def done(*arguments: str | Path) -> Result:
+    result = fit(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def failed(*arguments: str | Path) -> str:
+    result = fit(*arguments)
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split("error:")[1].split())
+
+
+def load(path: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(path).dataobj)
+
+
+VFA = scan.elements(TR=scan.TR, flipAngle_deg=scan.FLIPS)
+
+
+@pytest.fixture(scope="module")
+def radial_items() -> list[Acquisition]:
+    return scan.radial(scan.vfa_images(), 24, noise=0.05)
+
+
+@pytest.fixture(scope="module")
+def radial(tmp_path_factory: pytest.TempPathFactory, radial_items: list[Acquisition]) -> Path:
+    return scan.write(tmp_path_factory.mktemp("fit") / "vfa.h5", scan.header(5, "goldenangle", VFA, lines=24), radial_items)
+
+
+@pytest.fixture(scope="module")
+def cartesian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two slices, twofold undersampled, the readout oversampled."""
+    sampled = lambda line: line % 2 == 0  # noqa: E731
+    images = scan.t2_images()
+    items = scan.lines(images, sampled=sampled, oversampling=2, slice_=0, position=(4, 5, 6))
+    items += scan.lines(images * 2, sampled=sampled, oversampling=2, slice_=1, position=(4, 5, 16))
+    parallel = (
+        "<parallelImaging><accelerationFactor><kspace_encoding_step_1>2</kspace_encoding_step_1><kspace_encoding_step_2>1"
+        "</kspace_encoding_step_2></accelerationFactor><calibrationMode>embedded</calibrationMode></parallelImaging>"
+    )
+    xml = scan.header(4, "cartesian", scan.elements(TR=3000, TE=scan.ECHOES), oversampling=2, parallel=parallel)
+    return scan.write(tmp_path_factory.mktemp("fit") / "t2.h5", xml, items)
+
+
+def test_help_names_the_options() -> None:
+    output = CliRunner().invoke(app, ["fit", "--help"], env={"COLUMNS": "200"}).output
+    for option in ("--model", "--reg", "--output", "--te", "--reg_type", "--is3Ddata", "--modelname", "--readouts-per-frame"):
+        assert option in output
+
+
+def test_radial_flip_angles_to_a_regularised_t1_map(radial: Path, tmp_path: Path) -> None:
+    settings = ("--set", "max_gn_it=2", "--set", "start_iters=20", "--pyqmri-output")
+    result = done(radial, "--model", "VFA", "-o", tmp_path, *settings)
+    t1 = load(tmp_path / "T1_ms.nii.gz")
+    assert t1.shape == (32, 32, 1)
+    assert scan.error(t1[:, :, 0], T1) < 0.03
+    assert "step 2 of 2: cost" in result.output
+    assert "T1 [ms]: median" in result.output
+    names = {path.name for path in tmp_path.iterdir()} - {"PyQMRI_out"}
+    stems = ("T1_ms", "T1_ms_sd", "M0", "M0_sd")
+    assert names == {"maps.h5", *(f"{stem}.{ending}" for stem in stems for ending in ("nii.gz", "png"))}
+    with h5py.File(tmp_path / "maps.h5") as file:
+        np.testing.assert_allclose(file["maps/T1"][0], t1[:, :, 0])
+        assert file["maps/T1"].attrs["unit"] == "ms"
+        assert np.iscomplexobj(file["maps/M0"][()])
+        assert json.loads(file.attrs["settings"])["max_gn_it"] == 2
+        costs = file["costs"][()]
+        assert costs["step"].tolist() == [0, 1, 2]
+        assert (np.diff(costs["data_cost"] + costs["regularisation_cost"])[1:] < 0).all()
+    (layout,) = tmp_path.glob("PyQMRI_out/VFA/vfa/*/output_vfa.h5")
+    with h5py.File(layout) as file:
+        unknowns = file["tgv_result_iter_001"][()]
+        np.testing.assert_allclose(unknowns[1, 0].real[t1[:, :, 0] > 0], t1[:, :, 0][t1[:, :, 0] > 0], rtol=1e-5)
+        assert file["images_ifft"].shape == (5, 1, 32, 32)
+        assert "datacost_iter_1" in file.attrs
+
+
+def test_voxels_alone_and_flip_angles_from_user_parameters(tmp_path: Path, radial_items: list[Acquisition]) -> None:
+    user = scan.users(**{f"FlipAngle_{n}_deg": flip for n, flip in enumerate(scan.FLIPS)})
+    path = scan.write(tmp_path / "scan.h5", scan.header(5, "goldenangle", scan.elements(TR=scan.TR), user, lines=24), radial_items)
+    done(path, "-m", "vfa", "--reg", "none", "-o", tmp_path / "maps", "--no-png", "-q")
+    assert scan.error(load(tmp_path / "maps" / "T1_ms.nii.gz")[:, :, 0], T1) < 0.06
+    assert not list((tmp_path / "maps").glob("*.png"))
+
+
+def test_undersampled_slices_with_their_geometry(cartesian: Path, tmp_path: Path) -> None:
+    done(cartesian, "--model", "ExpDecay", "--reg", "none", "-o", tmp_path)
+    t2, density = load(tmp_path / "T2_ms.nii.gz"), load(tmp_path / "M0.nii.gz")
+    assert t2.shape == (32, 32, 2)
+    for n in (0, 1):
+        assert scan.error(t2[:, :, n], T2) < 0.02
+    inside = scan.interior()
+    # The scan is a plain sum over the object; images are orthonormal transforms of the encoded matrix.
+    np.testing.assert_allclose(np.median(density[inside, 1] / density[inside, 0]), 2, rtol=1e-3)
+    np.testing.assert_allclose(np.median(density[inside, 0] / np.abs(scan.objects()[0])[inside]), np.sqrt(64 * 32), rtol=0.02)
+    affine = nibabel.load(tmp_path / "T2_ms.nii.gz").affine
+    # Pixels are 5 mm, slices 10 mm apart; row and column 16 lie at the position, with left and posterior negative.
+    np.testing.assert_allclose(affine @ [16, 16, 0, 1], [-4, -5, 6, 1], atol=1e-5)
+    np.testing.assert_allclose(affine @ [17, 16, 0, 1], [-4, -10, 6, 1], atol=1e-5)
+    np.testing.assert_allclose(affine @ [16, 17, 0, 1], [-9, -5, 6, 1], atol=1e-5)
+    np.testing.assert_allclose(affine @ [16, 16, 1, 1], [-4, -5, 16, 1], atol=1e-5)
+    picture = np.asarray(Image.open(tmp_path / "T2_ms.png"))
+    assert picture.shape[0] > 300
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_train_after_an_inversion_is_cut_into_frames(tmp_path: Path) -> None:
+    density, t1, _ = scan.objects()
+    first, step, flip, count = 10.0, 8.0, np.deg2rad(7.0), 240
+    recovery = np.exp(-step / np.where(t1 > 0, t1, 1))
+    steady = (1 - recovery) / (1 - np.cos(flip) * recovery)
+    magnetisation = 1 - 2 * np.exp(-first / np.where(t1 > 0, t1, 1))
+    images = []
+    for _ in range(count):
+        images.append(density * np.sin(flip) * magnetisation)
+        magnetisation = magnetisation * np.cos(flip) * recovery + 1 - recovery
+    np.testing.assert_allclose(magnetisation[t1 == 400], steady[t1 == 400], rtol=0.05)
+    items = scan.radial(np.array(images), 1)
+    for number, item in enumerate(items):
+        item.header["idx"]["contrast"], item.header["idx"]["kspace_encode_step_1"] = 0, number
+        item.header["user_float"][3] = first + step * number
+    sequence = scan.elements(TR=step, TI=first, flipAngle_deg=7.0)
+    path = scan.write(tmp_path / "ll.h5", scan.header(1, "goldenangle", sequence, lines=count), items)
+    found = done(path, "--model", "LookLocker", "--reg", "none", "--readouts-per-frame", "8", "-o", tmp_path / "a", "--no-png")
+    assert "30 frames of 8 readouts" in found.output
+    one = load(tmp_path / "a" / "T1_ms.nii.gz")
+    assert scan.error(one[:, :, 0], t1) < 0.03
+    done(path, "--model", "LL", "--reg", "none", "--readouts-per-frame", "8", "-P", "TI=user_float[3]", "-o", tmp_path / "b", "--no-png")
+    np.testing.assert_allclose(load(tmp_path / "b" / "T1_ms.nii.gz"), one, rtol=1e-3)
+
+
+# -- other files -----------------------------------------------------------------------------------------------------------------------
+
+
+def nifti(folder: Path, images: np.ndarray, affine: np.ndarray, **sidecar: object) -> Path:
+    path = folder / "series.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.abs(images).astype(np.float32), affine), path)
+    if sidecar:
+        (folder / "series.json").write_text(json.dumps(sidecar))
+    return path
+
+
+def test_nifti_series_goes_back_where_it_came_from(tmp_path: Path) -> None:
+    affine = np.array([[0, 3, 0, 7], [-2, 0, 0, 8], [0, 0, 4, 9], [0, 0, 0, 1.0]])
+    # [i, j, k, contrast], three slices; one voxel is not a number.
+    images = np.abs(scan.t2_images()).transpose(1, 2, 0)[:, :, None].repeat(3, 2)
+    images[5, 6, 1, 2] = np.nan
+    path = nifti(tmp_path, images, affine, EchoTime=[echo / 1000 for echo in scan.ECHOES])
+    result = done(path, "--model", "T2", "--reg", "none", "-o", tmp_path / "maps", "--no-png")
+    assert "TE = 10, 25, 45, 70 ms" in result.output
+    assert "1 voxels that are not finite" in result.output
+    found = nibabel.load(tmp_path / "maps" / "T2_ms.nii.gz")
+    np.testing.assert_allclose(found.affine, affine)
+    for n in range(3):
+        np.testing.assert_allclose(np.asarray(found.dataobj)[:, :, n][scan.interior()], T2[scan.interior()], rtol=1e-3)
+
+
+def test_a_file_for_each_inversion_time_and_a_mask(tmp_path: Path) -> None:
+    density, t1, _ = scan.objects()
+    times = (50.0, 300.0, 700.0, 1500.0, 4000.0)
+    files = []
+    for number, time in enumerate(times):
+        signal = np.abs(density * (1 - 2 * np.exp(-time / np.where(t1 > 0, t1, 1))))
+        files.append(tmp_path / f"{number}.nii")
+        nibabel.save(nibabel.Nifti1Image(signal[:, :, None].astype(np.float32), np.eye(4)), files[-1])
+    chosen = np.zeros((32, 32, 1), np.float32)
+    chosen[10:20, 8:16] = 1
+    nibabel.save(nibabel.Nifti1Image(chosen, np.eye(4)), tmp_path / "mask.nii.gz")
+    arguments = (*files, "--model", "IR", "--ti", "50,300,700,1500,4000", "--reg", "none", "--mask", tmp_path / "mask.nii.gz", "--no-png")
+    done(*arguments, "-o", tmp_path / "maps")
+    t1_map = load(tmp_path / "maps" / "T1_ms.nii.gz")[:, :, 0]
+    inside = scan.interior() & (chosen[:, :, 0] > 0)
+    np.testing.assert_allclose(t1_map[inside], t1[inside], rtol=1e-3)
+    assert not t1_map[chosen[:, :, 0] == 0].any()
+    nibabel.save(nibabel.Nifti1Image(chosen * 0, np.eye(4)), tmp_path / "mask.nii.gz")
+    assert "the mask is empty" in failed(*arguments, "-o", tmp_path / "maps")
+
+
+@pytest.mark.parametrize("views", [0, 24])
+def test_pyqmri_files_are_read_and_left_alone(tmp_path: Path, views: int) -> None:
+    attributes = {"TR": scan.TR, "flip_angle(s)": scan.FLIPS}
+    path = scan.write_pyqmri(tmp_path / "data.h5", scan.vfa_images(), attributes, views, maps=views == 0)
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    arguments = ("--data", path, "--reg_type", "none", "--trafo", str(views > 0), "--slices", "1", "--no-png")
+    done(*arguments, "--model", "VFA", "--out", tmp_path / "maps")
+    t1 = load(tmp_path / "maps" / "T1_ms.nii.gz")
+    assert t1.shape == (32, 32, 1)
+    assert scan.error(t1[:, :, 0], T1) < (0.03 if views else 0.001)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+
+
+def test_pyqmri_formula_and_image_space(tmp_path: Path) -> None:
+    attributes = {"TR": scan.TR, "fa": np.deg2rad(scan.FLIPS), "flip_angle(s)": scan.FLIPS}
+    path = scan.write_pyqmri(tmp_path / "data.h5", scan.vfa_images(), attributes)
+    done(path, "--model", "GeneralModel", "--reg", "none", "--imagespace", "True", "--slices", "1", "-o", tmp_path / "maps", "--no-png")
+    assert scan.error(load(tmp_path / "maps" / "E_1.nii.gz")[:, :, 0], T1) < 0.01
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sequence", "arguments", "words"),
+    [
+        (scan.elements(flipAngle_deg=scan.FLIPS), (), ("TR", "ms", "sequenceParameters/TR", "-P TR=")),
+        (scan.elements(TR=scan.TR / 1000, flipAngle_deg=scan.FLIPS), (), ("TR", "seconds", "ms")),
+        (scan.elements(TR=scan.TR, flipAngle_deg=np.deg2rad(np.array(scan.FLIPS) / 4)), (), ("flip_angle", "radians", "deg")),
+        (scan.elements(TR=scan.TR, flipAngle_deg=scan.FLIPS[:4]), (), ("5 contrasts", "describe 4", "flip_angle has 4")),
+        (VFA, ("--fa", "5,5,5,5,5"), ("flip_angle", "1 different values", "at least 2")),
+        (VFA, ("--model", "VFB"), ("VFB", "did you mean VFA")),
+        (VFA, ("--reg", "TVG"), ("TVG", "TGV")),
+        (VFA, ("--set", "gama=1"), ("gama", "did you mean gamma")),
+        (VFA, ("--config", "nowhere"), ("nowhere.ini", "no such")),
+        (VFA, ("--initial_guess", "1,2,3"), ("3 values", "M0, T1")),
+        (VFA, ("--sms", "True"), ("cartesian_sms.xml",)),
+    ],
+)
+def test_errors_say_what_and_where(
+    tmp_path: Path, radial_items: list[Acquisition], sequence: str, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    path = scan.write(tmp_path / "scan.h5", scan.header(5, "goldenangle", sequence, lines=24), radial_items)
+    text = failed(path, "--model", "VFA", "-o", tmp_path / "maps", "--coil-maps", "image", *arguments)
+    for word in words:
+        assert word in text
+
+
+def test_readouts_that_are_not_numbers_are_left_out_and_told(tmp_path: Path) -> None:
+    items = scan.lines(scan.t2_images())
+    items[3].data[:] = np.nan
+    xml = scan.header(4, "cartesian", scan.elements(TE=scan.ECHOES))
+    path = scan.write(tmp_path / "scan.h5", xml, items)
+    result = done(path, "--model", "T2", "--reg", "none", "-o", tmp_path / "maps", "--no-png")
+    assert "readouts with NaN or infinite samples left out: 1" in result.output
+    assert scan.error(load(tmp_path / "maps" / "T2_ms.nii.gz")[:, :, 0], T2) < 0.02
+    for item in items:
+        item.data[:] = np.nan
+    scan.write(path, xml, items)
+    assert "every imaging readout holds NaN" in failed(path, "--model", "T2", "-o", tmp_path / "maps")
+
+
+def test_sidecars_in_milliseconds_are_refused(tmp_path: Path) -> None:
+    images = np.abs(scan.t2_images()).transpose(1, 2, 0)[:, :, None]
+    path = nifti(tmp_path, images, np.eye(4), EchoTime=scan.ECHOES)
+    assert "cannot be seconds" in failed(path, "--model", "T2", "-o", tmp_path / "maps")
+
+
+def test_wrong_usage(tmp_path: Path, radial: Path) -> None:
+    for arguments in ([], [radial], [radial, "--model", "VFA"], [tmp_path / "none.h5", "--model", "VFA", "-o", tmp_path]):
+        assert fit(*arguments).exit_code == 2
