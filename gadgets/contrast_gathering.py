@@ -66,7 +66,8 @@ class Gathering:
 
     A contrast of readouts is complete with its LAST_IN_ENCODE_STEP1 (3D: LAST_IN_SLICE) readout of the last average and segment. A group
     is complete when all its contrasts are, or with a LAST_IN_SLICE or LAST_IN_REPETITION readout after all have come, evenly; without
-    flags, when its slice begins another repetition, or at the end. An image is a complete contrast.
+    flags, when its slice begins another repetition, or at the end. An image is a complete contrast. First maps are due when enough
+    contrasts are complete while no other has begun: echoes of a train, which come line by line, are all complete at the same time.
 
     Args:
         header: of the measurement.
@@ -166,7 +167,7 @@ class Gathering:
         wanted = range(self.contrasts)
         if group.settled.issuperset(wanted) or (whole and set(wanted) <= set(group.contrasts)):
             yield self._close(group)
-        elif self.minimum and not group.early and len(group.settled) >= self.minimum:
+        elif self.minimum and not group.early and len(group.settled) >= self.minimum and group.settled.issuperset(group.contrasts):
             group.early = True
             yield Due(group, tuple(sorted(group.settled)), complete=False)
 

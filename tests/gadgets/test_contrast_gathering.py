@@ -1,0 +1,147 @@
+"""Which readouts and images become one set of maps, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+from gadgets.contrast_gathering import Due, Gathering
+from gadgets.header import Header
+from gadgets.items import Acquisition, Image, Item
+from gadgets.layout import Flag, ImageType
+from gadgets.meta import QUANTITY
+
+CONTRASTS, LINES = 3, 4
+
+
+def header(z: int = 1, segments: int = 1) -> Header:
+    space = f"<matrixSize><x>8</x><y>4</y><z>{z}</z></matrixSize><fieldOfView_mm><x>8</x><y>4</y><z>1</z></fieldOfView_mm>"
+    return Header(
+        f"<ismrmrdHeader><encoding><encodedSpace>{space}</encodedSpace><reconSpace>{space}</reconSpace><encodingLimits><segment>"
+        f"<minimum>0</minimum><maximum>{segments - 1}</maximum><center>0</center></segment></encodingLimits></encoding></ismrmrdHeader>"
+    )
+
+
+def readout(contrast: int, line: int, *flags: Flag, **counters: int) -> Acquisition:
+    one = Acquisition(None, np.zeros((1, 8), np.complex64))
+    for name, value in {"contrast": contrast, "kspace_encode_step_1": line, **counters}.items():
+        one.header["idx"][name] = value
+    for flag in (*flags, *([Flag.LAST_IN_ENCODE_STEP1] if line == LINES - 1 else [])):
+        one.set_flag(flag)
+    return one
+
+
+def sequential(**counters: int) -> list[Acquisition]:
+    """One contrast after another."""
+    return [readout(contrast, line, **counters) for contrast in range(CONTRASTS) for line in range(LINES)]
+
+
+def interleaved(**counters: int) -> list[Acquisition]:
+    """Trains of echoes."""
+    return [readout(contrast, line, **counters) for line in range(LINES) for contrast in range(CONTRASTS)]
+
+
+def gathering(minimum: int = 2, counter: str = "contrast", head: Header | None = None) -> Gathering:
+    return Gathering(head or header(), counter, CONTRASTS, minimum)  # type: ignore[arg-type]
+
+
+def told(gather: Gathering, items: Iterable[Item]) -> list[tuple[int, Due]]:
+    """What was due, with the number of items that had come."""
+    found = [(number, due) for number, item in enumerate(items, 1) for due in gather.add(item)]
+    return found + [(-1, due) for due in gather.finish()]
+
+
+def summary(found: list[tuple[int, Due]]) -> list[tuple[int, tuple[int, ...], bool]]:
+    return [(number, due.contrasts, due.complete) for number, due in found]
+
+
+def test_first_maps_with_enough_contrasts_and_whole_ones_with_the_last_readout() -> None:
+    assert summary(told(gathering(), sequential())) == [(8, (0, 1), False), (12, (0, 1, 2), True)]
+    assert summary(told(gathering(minimum=0), sequential())) == [(12, (0, 1, 2), True)]
+
+
+def test_echoes_of_a_train_are_complete_together() -> None:
+    assert summary(told(gathering(), interleaved())) == [(12, (0, 1, 2), True)]
+
+
+@pytest.mark.parametrize("make", [sequential, interleaved])
+def test_slices_and_repetitions_are_fitted_on_their_own(make: type) -> None:
+    scan = [one for repetition in range(2) for slice_ in range(2) for one in make(slice=slice_, repetition=repetition)]
+    found = [due for _, due in told(gathering(minimum=0), scan)]
+    assert [(due.group.key.slice, due.group.key.repetition) for due in found] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert all(len(items) == LINES for due in found for items in due.group.contrasts.values())
+
+
+def test_noise_and_navigators_do_not_count() -> None:
+    extra = [readout(0, 0, Flag.IS_NOISE_MEASUREMENT), readout(7, 0, Flag.IS_NAVIGATION_DATA)]
+    assert summary(told(gathering(minimum=0), [*extra, *sequential()])) == [(14, (0, 1, 2), True)]
+
+
+@pytest.mark.parametrize("ending", [Flag.LAST_IN_REPETITION, Flag.LAST_IN_SLICE])
+def test_the_flag_of_the_last_readout_is_enough(ending: Flag) -> None:
+    scan = interleaved()
+    for one in scan:
+        one.header["flags"] = 0
+    scan[-1].set_flag(ending)
+    assert summary(told(gathering(), scan)) == [(12, (0, 1, 2), True)]
+
+
+def test_without_flags_the_next_repetition_or_the_end() -> None:
+    scan = [*interleaved(), *interleaved(repetition=1)]
+    for one in scan:
+        one.header["flags"] = 0
+    assert summary(told(gathering(), scan)) == [(13, (0, 1, 2), True), (-1, (0, 1, 2), True)]
+
+
+def test_a_scan_that_ends_early_says_what_is_missing() -> None:
+    found = told(gathering(), sequential()[: 2 * LINES])
+    assert summary(found) == [(8, (0, 1), False), (-1, (0, 1), True)]
+    assert found[-1][1].missing == (2,)
+
+
+def test_a_contrast_in_segments_is_complete_with_the_last() -> None:
+    scan = [readout(c, line, segment=segment) for c in range(CONTRASTS) for segment in range(2) for line in range(LINES)]
+    assert summary(told(gathering(minimum=0, head=header(segments=2)), scan)) == [(24, (0, 1, 2), True)]
+
+
+def test_a_volume_is_complete_with_its_last_partition() -> None:
+    scan = [readout(c, line, kspace_encode_step_2=e2) for c in range(CONTRASTS) for e2 in range(2) for line in range(LINES)]
+    for one in scan[2 * LINES - 1 :: 2 * LINES]:
+        one.set_flag(Flag.LAST_IN_SLICE)
+    found = told(gathering(minimum=1, head=header(z=2)), scan)
+    assert summary(found) == [(8, (0,), False), (24, (0, 1, 2), True)]
+
+
+@pytest.mark.parametrize("counter", ["set", "repetition", "phase"])
+def test_contrasts_by_another_counter(counter: str) -> None:
+    scan = [readout(0, line, **{counter: n}) for n in range(CONTRASTS) for line in range(LINES)]
+    assert summary(told(gathering(counter=counter), scan)) == [(8, (0, 1), False), (12, (0, 1, 2), True)]
+
+
+def test_what_comes_after_its_maps_is_counted() -> None:
+    gather = gathering()
+    assert len(told(gather, [*sequential(), readout(0, 0)])) == 2
+    assert gather.late == 1
+
+
+def picture(contrast: int, series: int = 1, kind: ImageType = ImageType.MAGNITUDE, **meta: str) -> Image:
+    one = Image(None, np.ones((1, 1, 4, 4), np.float32), dict(meta))
+    one.header["contrast"], one.header["image_series_index"], one.header["image_type"] = contrast, series, kind
+    return one
+
+
+def test_images_count_once_each_and_only_ordinary_ones() -> None:
+    scan = [
+        picture(0),
+        picture(0, 2, ImageType.PHASE),
+        picture(0, 3),
+        picture(2),
+        picture(2, **{QUANTITY: "T1"}),
+        picture(1, GADGETRON_DataRole="Gfactor"),
+        picture(1),
+    ]
+    found = told(gathering(), scan)
+    assert summary(found) == [(4, (0, 2), False), (7, (0, 1, 2), True)]
+    assert all(one.header["image_series_index"] == 1 for items in found[-1][1].group.contrasts.values() for one in items)
