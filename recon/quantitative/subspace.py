@@ -16,15 +16,17 @@ from recon.solvers import conjugate_gradient
 
 _SIGNALS, _FIELD_VALUES = 600, 5
 """Signals that the basis is made from, and values of each per-voxel input among them."""
+_SHARED = 4
+"""Contrasts for each basis signal, at least."""
 
 
 def subspace(model: SignalModel, tolerance: float = 3e-3) -> np.ndarray | None:
     """Orthonormal basis `[contrast, component]`, complex, that leaves out at most `tolerance` of the signals' root mean square.
 
-    Signals of unknowns drawn over their bounds (fixed seed), of unit length; None for models without amplitude, with a phase or
-    image of their own in each voxel, or when the basis would have more than half of the contrasts.
+    Signals of unknowns drawn over their bounds (fixed seed), of unit length; None for models without one amplitude, with a phase or
+    image of their own in each voxel, or when the basis would have more than a quarter of the contrasts: sharing gains little then.
     """
-    if not any(unknown.amplitude for unknown in model.unknowns) or model.contrasts < 3:
+    if sum(unknown.amplitude for unknown in model.unknowns) != 1 or model.contrasts < 3:
         return None
     if any(values.ndim and values.dtype.kind == "c" for values in model.fields.values()) or "phase" in model.fields:
         return None
@@ -37,10 +39,10 @@ def subspace(model: SignalModel, tolerance: float = 3e-3) -> np.ndarray | None:
     left, singular, _ = np.linalg.svd(signals, full_matrices=False)
     rest = np.sqrt(np.maximum(1 - np.cumsum(singular**2) / np.sum(singular**2), 0))
     rank = int(np.argmax(rest <= tolerance)) + 1
-    return left[:, :rank] if 2 * rank <= model.contrasts else None
+    return left[:, :rank] if _SHARED * rank <= model.contrasts else None
 
 
-def subspace_images(term: DataTerm, basis: np.ndarray, iterations: int = 20) -> np.ndarray:
+def subspace_images(term: DataTerm, basis: np.ndarray, iterations: int = 12) -> np.ndarray:
     """Least-squares images `[contrast, *voxels]` among combinations of the basis `[contrast, component]`, by conjugate gradients."""
     import tensorflow as tf
 

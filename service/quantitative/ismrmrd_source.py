@@ -20,8 +20,8 @@ from gadgets.sequence_parameters import per_contrast, readout_train, sequence_pa
 from service.files import read_measurement
 from service.quantitative.source import Source, SourceError, affine_of
 
-FRAME = 12
-"""Readouts of a Look-Locker train in a frame, unless told otherwise."""
+FRAME_MS = 90.0
+"""How long a frame of a Look-Locker train lasts, unless told otherwise: short against any T1, long enough for a few spokes."""
 _TRAINS = ("LookLocker", "IRLL")
 _FIELD = re.compile(r"^user_(?P<kind>float|int)\[(?P<index>[0-7])\]$")
 
@@ -33,7 +33,7 @@ class Reading:
     Attributes:
         model: name of the signal model; those of readout trains have their data cut into frames.
         coil_maps: how sensitivities are found.
-        readouts_per_frame: of a readout train; None for `FRAME`.
+        readouts_per_frame: of a readout train; None for as many as last `FRAME_MS`.
         given: sequence parameters that win over the header's; ``user_float[n]`` or ``user_int[n]`` for what stands in the readouts.
     """
 
@@ -64,7 +64,7 @@ def read_ismrmrd(path: Path, group: str, reading: Reading) -> Source:
     acquisitions = (item for item in run(gadgets, measurement.items(), context) if isinstance(item, Acquisition))
     counted = header.encoding().limit("contrast")
     train = reading.model in _TRAINS and (counted is None or counted.maximum == counted.minimum)
-    per_frame = (reading.readouts_per_frame or FRAME) if train or reading.readouts_per_frame else 0
+    per_frame = reading.readouts_per_frame or (_frame(parameters) if train else 0)
     try:
         series = contrast_series(acquisitions, context, reading.coil_maps, per_frame)
     except ValueError as error:
@@ -80,6 +80,12 @@ def read_ismrmrd(path: Path, group: str, reading: Reading) -> Source:
         parameters[name] = [_stored(head, where) for head in series.first_headers]
     affine, spacing = _geometry(series)
     return Source([one.measured for one in series.slices], parameters, affine, spacing=spacing, notes=notes)
+
+
+def _frame(parameters: Mapping[str, Any]) -> int:
+    """Readouts of a train in a frame."""
+    step = readout_train(parameters, [0], 1)["TR"]
+    return max(1, round(FRAME_MS / step)) if step > 0 else 1
 
 
 def _stored(header: np.void, where: str) -> float:
