@@ -96,11 +96,17 @@ class _Series:
         self.gadget, self.reconstruction, self.network, self.marks, self.position = gadget, reconstruction, network, marks, position
         self._clips: Clips[_Gathered] = Clips(network.frames, gadget.overlap)
         self._compression: np.ndarray | None = None
+        self._warm = False
 
     def take(self, frame: Frame) -> Iterator[Image]:
         """The images that are due with this frame."""
         if len(self.reconstruction.grid(frame.series.space).shape) != 2:
             raise ValueError("the network is for 2D series, the header's encoded matrix has several partitions; use radial_cgsense.xml")
+        if not self._warm:  # while the first clip is still being measured
+            self._warm = True
+            shape = self.reconstruction.grid(frame.series.space).crop
+            if self.network.takes(shape):
+                self.network.warm(shape)
         gathered = _Gathered(_without_data(frame), self.reconstruction.samples(frame.readouts, compress=False))
         if self._compression is not None:
             self._grid(gathered)

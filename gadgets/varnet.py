@@ -143,9 +143,14 @@ class _Series:
         self._clips: Clips[_Frame] = Clips(network.frames, gadget.overlap)
         self._compressor: CoilCompressor | None = None
         self._calibration: Calibration | None = None
+        self._warm = False
 
     def take(self, frame: _Frame) -> Iterator[ImageArray]:
         """The images that are due with this frame."""
+        if not self._warm:  # while the first clip is still being measured
+            channels, rows, columns = frame.kspace.shape
+            self.network.warm(min(channels, self.gadget.coils or channels), (rows, columns))
+            self._warm = True
         clip = self._clips.add(frame)
         if clip is not None:
             yield from self._images(clip)

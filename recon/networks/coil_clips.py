@@ -40,6 +40,10 @@ class CoilClips:
         padded = np.pad(images.astype(np.complex64, copy=False), [(0, 0), (0, missing), (0, 0), (0, 0)])
         return self._run(np.ascontiguousarray(padded))
 
+    def warm(self, shape: Sequence[int]) -> None:
+        """Prepare for images ``[y, x]``, see `Compiled.warm`."""
+        self._run.warm(((self.frames, self.coils, *shape), np.complex64))
+
     def _reconstruct(self, images: Any) -> Any:
         import tensorflow as tf
 

@@ -30,6 +30,13 @@ class Compiled:
         result: np.ndarray = np.asarray(self._for(*arrays)(*arrays))
         return result
 
+    def warm(self, *shapes_and_types: tuple[tuple[int, ...], type]) -> None:
+        """On a GPU compile for arrays of these shapes and element types and run once; XLA takes a minute. On a CPU do nothing."""
+        if device.use_gpu():
+            arrays: list[np.ndarray] = [np.zeros(shape, dtype) for shape, dtype in shapes_and_types]
+            if tuple(array.shape for array in arrays) not in self._compiled:
+                self(*arrays)
+
     def _for(self, *arrays: np.ndarray) -> Callable[..., Any]:
         shapes = tuple(array.shape for array in arrays)
         if shapes not in self._compiled:

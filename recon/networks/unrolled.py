@@ -39,6 +39,11 @@ class Unrolled:
         """
         return self._run(*(np.ascontiguousarray(a, t) for a, t in ((kspace, np.complex64), (mask, np.float32), (maps, np.complex64))))
 
+    def warm(self, coils: int, shape: tuple[int, int]) -> None:
+        """Prepare for clips of so many coils and images ``[y, x]``, see `Compiled.warm`."""
+        clip = (self.frames, *shape)
+        self._run.warm(((coils, *clip), np.complex64), (clip, np.float32), ((coils, *shape), np.complex64))
+
     def _reconstruct(self, kspace: Any, mask: Any, maps: Any) -> Any:
         import tensorflow as tf
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from recon.networks.coil_clips import CoilClips, coil_clips
+from recon.networks.compiled import Compiled
 from recon.networks.named import named
 from recon.networks.unet import UNet
 from recon.networks.unrolled import Unrolled, unrolled
@@ -131,3 +132,19 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     network.save(tmp_path / "own.keras")
     with pytest.raises(WeightsError, match="clips of 6 frames do not fit the network; their length must be a multiple of 4"):
         unrolled(str(tmp_path / "own.keras"), "inter4k_varnet_published", 6)
+
+
+def test_warming_up_makes_the_function_that_is_called_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where the first call would take a minute."""
+    monkeypatch.setattr("recon.device.use_gpu", lambda: True)
+    monkeypatch.setattr(Compiled, "_compile", lambda self, arrays: compiled.append([array.shape for array in arrays]) or self._function)
+    compiled: list[list[tuple[int, ...]]] = []
+    network = Unrolled("none", gradient_descent(1, (2, 4, 6)), 2)
+    network.warm(3, (4, 6))
+    network(complex_noise(3, 2, 4, 6), np.ones((2, 4, 6)), complex_noise(3, 4, 6))
+    unet = UNet([2, 2], 1, rank=3)
+    unet.build((None, 4, 8, 8, 4))
+    clips = CoilClips("none", unet, 4, 2)
+    clips.warm((8, 8))
+    clips(complex_noise(4, 1, 8, 8))
+    assert compiled == [[(3, 2, 4, 6), (2, 4, 6), (3, 4, 6)], [(4, 2, 8, 8)]]
