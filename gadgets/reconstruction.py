@@ -54,7 +54,8 @@ class NonCartesianGadget(Gadget):
         "image", help="sensitivity maps from a low-resolution image, or by ESPIRiT from the centre of k-space"
     )
     trajectory: Source = parameter(
-        "auto", help="acquired with the readouts, computed radial, designed as HyperSLICE does, or auto: acquired where there is one"
+        "auto",
+        help="acquired with the readouts, computed radial, designed by the protocol of HyperSLICE or of sodium images, or auto: acquired where there is one",
     )
     trajectory_unit: Unit = parameter(
         "auto", help="of acquired trajectories, per pixel or field of view of the encoded space; auto: cycles_per_pixel if none exceeds 1"

@@ -1,7 +1,7 @@
 """Where the readouts of a measurement lie in k-space, and the image grid they are reconstructed on.
 
 Acquired trajectories have the columns kx, ky[, kz]. Radial ones can be computed: a readout at angle a, counted from kx towards ky,
-passes kx = r cos(a), ky = r sin(a) with rising r. The spirals of HyperSLICE are designed from its protocol.
+passes kx = r cos(a), ky = r sin(a) with rising r. The spirals of HyperSLICE and of sodium images are designed from their protocols.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from gadgets.header import Encoding, HeaderError
 from gadgets.items import Acquisition
 from gadgets.layout import Flag
 from recon.realtime_spiral import RealtimeSpiral
+from recon.sodium_spiral import sodium_spiral
 from recon.trajectory import GOLDEN, from_acquisition_units
 
-Source = Literal["auto", "acquired", "radial", "hyperslice"]
+Source = Literal["auto", "acquired", "radial", "hyperslice", "sodium"]
 Unit = Literal["auto", "cycles_per_pixel", "cycles_per_fov", "rad_per_pixel"]
 Ordering = Literal["auto", "linear", "golden", "tiny_golden"]
 Counter = Literal["auto", "line", "line_and_repetition", "running"]
@@ -78,8 +79,9 @@ class Grid:
 class Trajectories:
     """The trajectory of every readout of one encoding space.
 
-    source: `acquired` with the readouts, computed `radial`, or whichever is there (`auto`); or `hyperslice`, the protocol of
-    `recon.realtime_spiral` at the encoded matrix and field of view, arm by the line counter, phase by the repetition.
+    source: `acquired` with the readouts, computed `radial`, or whichever is there (`auto`); or `hyperslice` and `sodium`, the
+    protocols of `recon.realtime_spiral` and `recon.sodium_spiral` at the encoded matrix and field of view, arm by the line counter, phase
+    by the repetition.
     ordering, increment, angle_range, offset, views, counter: of computed radial ones, see `_number` and `_step`; angles in degrees.
     """
 
@@ -117,7 +119,7 @@ class Trajectories:
         self._count += 1
         header = acquisition.header
         kept = slice(int(header["discard_pre"]), acquisition.data.shape[1] - int(header["discard_post"]))
-        if self.source == "hyperslice":
+        if self.source in ("hyperslice", "sodium"):
             return self._designed(acquisition, kept)
         if self.source != "radial" and acquisition.trajectory is not None and acquisition.trajectory.shape[1] > 0:
             return self._columns(acquisition.trajectory[kept], header)
@@ -163,18 +165,26 @@ class Trajectories:
 
     def _designed(self, acquisition: Acquisition, kept: slice) -> np.ndarray:
         encoded = self.encoding.encoded
-        protocol = _protocol(encoded.matrix[0], encoded.field_of_view[0])
         idx, samples = acquisition.header["idx"], kept.stop - kept.start
-        arm, phase = int(idx["kspace_encode_step_1"]), int(idx["repetition"]) % protocol.phases
-        designed = protocol.trajectory.shape[2]
-        if samples not in (designed, designed + 1) or arm >= protocol.arms:
+        arm, arms = int(idx["kspace_encode_step_1"]), self._protocol_arms(int(idx["repetition"]))
+        designed = arms.shape[1]
+        if samples not in (designed, designed + 1) or arm >= len(arms):
             raise ValueError(
-                f"readout {int(acquisition.header['scan_counter'])} is arm {arm} of {samples} samples, but the HyperSLICE protocol has "
-                f"{protocol.arms} arms of {designed} samples (or one more, at the centre) for {encoded.matrix[0]} pixels and "
+                f"readout {int(acquisition.header['scan_counter'])} is arm {arm} of {samples} samples, but the protocol {self.source!r} "
+                f"has {len(arms)} arms of {designed} samples (or one more, at the centre) for {encoded.matrix[0]} pixels and "
                 f"{encoded.field_of_view[0]:g} mm; let the acquisitions carry their trajectory, or correct the header"
             )
-        points = protocol.trajectory[phase, arm] / np.float32(2 * np.pi)
+        points = arms[arm] / np.float32(2 * np.pi)
         return np.concatenate([np.zeros((samples - designed, 2), np.float32), points])
+
+    def _protocol_arms(self, repetition: int) -> np.ndarray:
+        """The designed arms of a repetition, ``[arm, sample, 2]``, rad/pixel."""
+        pixels, field_of_view = self.encoding.encoded.matrix[0], self.encoding.encoded.field_of_view[0]
+        if self.source == "sodium":
+            return sodium_spiral(pixels, field_of_view)
+        protocol = _protocol(pixels, field_of_view)
+        arms: np.ndarray = protocol.trajectory[repetition % protocol.phases]
+        return arms
 
     def _view(self, acquisition: Acquisition, number: int) -> int:
         """Number of the view: the line counter; that plus the views of all earlier repetitions; or a running number.

@@ -16,7 +16,7 @@ from gadgets.layout import Flag
 from recon.nufft import Nufft
 from recon.phantoms import birdcage_coils, moving_heart, shepp_logan
 from recon.realtime_spiral import RealtimeSpiral
-from recon.spiral import spiral_trajectory
+from recon.sodium_spiral import sodium_spiral
 from scripts import simulate
 from service.client import replay
 from service.files import read_images, write_measurement
@@ -179,18 +179,15 @@ def _brighter(item: Item) -> Item:
 
 def sodium(averages: int, noise: float) -> tuple[bytes, list[Item], np.ndarray]:
     """Header, readouts and truth of the published protocol: 80 x 80, 20 arms, one coil, averages outermost."""
-    hardware = {"readout_os": 2.0, "gradient_delay": -4.0, "larmor_const": 11.261972}
-    points = spiral_trajectory(80, 20, 180.0, 24.0, 8.125, 14.8, views=20, **hardware)
+    points = sodium_spiral()
     truth = shepp_logan((80, 80))
-    data = 80 * Nufft(points.reshape(-1, 2), (80, 80), 1e-4).forward(truth[None].astype(np.complex64)).reshape(20, -1)
+    data = 80 * Nufft(points[..., ::-1].reshape(-1, 2), (80, 80), 1e-4).forward(truth[None].astype(np.complex64)).reshape(20, -1)
     random = np.random.default_rng(0)
     items: list[Item] = []
     for average in range(averages):
         for arm in range(20):
             white = random.standard_normal((1, data.shape[1])) + 1j * random.standard_normal((1, data.shape[1]))
-            readout = Acquisition(
-                None, (data[arm] + noise * white).astype(np.complex64), (points[arm, :, ::-1] / (2 * np.pi)).astype(np.float32)
-            )
+            readout = Acquisition(None, (data[arm] + noise * white).astype(np.complex64), (points[arm] / (2 * np.pi)).astype(np.float32))
             idx = readout.header["idx"]
             idx["kspace_encode_step_1"], idx["average"] = arm, average
             readout.header["scan_counter"] = len(items) + 1
@@ -221,3 +218,15 @@ def test_sodium(weights: dict[str, str]) -> None:
     expected = np.asarray(network((before[0, ..., None] - low) / (high - low)))[..., 0] * (high - low) + low
     np.testing.assert_allclose(found.data[0], expected, rtol=1e-4, atol=1e-5 * high)
     assert int(found.average) == 15
+    bare = [item.with_data(item.data) for item in items if isinstance(item, Acquisition)]
+    (designed,) = reconstruct(bare, without_network("sodium_dncnn"), header=header, trajectory="sodium")
+    np.testing.assert_allclose(designed.data, before, atol=1e-4 * high)
+
+
+def test_readouts_of_another_protocol_are_refused(spirals: Spirals) -> None:
+    shorter = [item.with_data(item.data[:, :1000]) for item in spirals.items[:ARMS] if isinstance(item, Acquisition)]
+    for trajectory, arms in (("hyperslice", "15 arms of 1171 samples"), ("sodium", "20 arms of ")):
+        with pytest.raises(
+            ReconstructionError, match=rf"arm 0 of 1000 samples, but the protocol '{trajectory}' has {arms}.*correct the header"
+        ):
+            reconstruct(shorter, without_network("spiral_hyperslice"), header=spirals.header, trajectory=trajectory)
