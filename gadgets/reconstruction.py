@@ -55,7 +55,8 @@ class NonCartesianGadget(Gadget):
     )
     trajectory: Source = parameter(
         "auto",
-        help="acquired with the readouts, computed radial, designed by the protocol of HyperSLICE or of sodium images, or auto: acquired where there is one",
+        help="acquired with the readouts, computed radial, designed by the protocol of HyperSLICE or of sodium images, or auto: acquired "
+        "where there is one",
     )
     trajectory_unit: Unit = parameter(
         "auto", help="of acquired trajectories, per pixel or field of view of the encoded space; auto: cycles_per_pixel if none exceeds 1"
