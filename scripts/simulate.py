@@ -4,7 +4,7 @@
     python scripts/simulate.py spiral scan.h5
     python scripts/simulate.py cartesian scan.h5 --acceleration 3
     python scripts/simulate.py epi scan.h5               # samples on the ramps, delays and phases that make ghosts, navigators
-    python scripts/simulate.py relaxation scan.h5        # contrasts for maps: t1_vfa, t2 or t2star, lines or spokes
+    python scripts/simulate.py relaxation scan.h5        # contrasts for maps: t1_vfa, t1_ll, t2 or t2star, lines or spokes
 
 The truth lies beside the scan in ``scan_truth.npz``. Conventions: ``image[y, x] = sum_k d(k) exp(+2 pi i (kx x + ky y))`` counted from
 pixel n // 2. A sample is ``sum image * coil_maps * exp(-2 pi i ...) + noise``, for Cartesian scans divided by the root of the number
@@ -89,6 +89,8 @@ class Protocol:
     flips_deg: tuple[float, ...] = ()
     """Of the contrasts, where these differ in them; else all have `te_ms` and `flip_deg`."""
     contrasts: int = 1
+    user: dict[str, float] = field(default_factory=dict)
+    """Further user parameters of the header."""
 
 
 def radial(
@@ -363,7 +365,7 @@ def epi(
     return Scan(_header(protocol), _numbered(items), truth | {name: np.float64(value) for name, value in known.items()})
 
 
-Relaxation = Literal["t1_vfa", "t2", "t2star"]
+Relaxation = Literal["t1_vfa", "t1_ll", "t2", "t2star"]
 _BODY = (900.0, 70.0, 45.0)
 
 
@@ -381,8 +383,9 @@ def relaxation(
 ) -> Scan:
     """Contrasts of vials of known relaxation times in a body: for maps. Signals by their textbook equations.
 
-    t1_vfa: spoiled gradient echoes of six flip angles, one after another; t2: a train of eight spin echoes; t2star: six gradient echoes
-    with an offset of the field. A later slice has its vials turned by a quarter.
+    t1_vfa: spoiled gradient echoes of six flip angles, one after another; t1_ll: an inversion and one train of spokes (Look-Locker), a
+    single contrast; t2: a train of eight spin echoes; t2star: six gradient echoes with an offset of the field. A later slice has its
+    vials turned by a quarter.
 
     Args:
         spokes: golden-angle spokes a contrast, counted on (echoes of a train share theirs); 0: Cartesian lines, all of them.
@@ -401,10 +404,10 @@ def relaxation(
     inside = body & (minimum_filter(vials.labels, 5) == maximum_filter(vials.labels, 5)) & minimum_filter(body, 5)
     density = body * np.where(vials.labels > 0, 1.0, 0.7)
     maps = birdcage_coils(coils, (matrix, matrix))
-    echoes = {"t1_vfa": (2.0,), "t2": tuple(10.0 * n for n in range(1, 9)), "t2star": tuple(2.5 + 5.0 * n for n in range(6))}[kind]
+    echoes = {"t2": tuple(10.0 * n for n in range(1, 9)), "t2star": tuple(2.5 + 5.0 * n for n in range(6))}.get(kind, (2.0,))
     flips = (2.0, 4.0, 7.0, 11.0, 16.0, 22.0) if kind == "t1_vfa" else ()
-    contrasts = len(flips) or len(echoes)
-    lines = spokes or matrix
+    lines, train = spokes or matrix, kind == "t1_ll"
+    contrasts = len(flips) or (lines if train else len(echoes))
     protocol = Protocol(
         name=f"relaxation_{kind}",
         trajectory="goldenangle" if spokes else "cartesian",
@@ -412,9 +415,9 @@ def relaxation(
         recon=(matrix, matrix),
         field_of_view_mm=(256.0, 256.0),
         coils=coils,
-        tr_ms={"t1_vfa": 12.0, "t2": 3000.0, "t2star": 40.0}[kind],
+        tr_ms={"t1_vfa": 12.0, "t1_ll": 5.0, "t2": 3000.0, "t2star": 40.0}[kind],
         te_ms=echoes[0],
-        flip_deg={"t1_vfa": 0.0, "t2": 90.0, "t2star": 15.0}[kind],
+        flip_deg={"t1_vfa": 0.0, "t1_ll": 6.0, "t2": 90.0, "t2star": 15.0}[kind],
         dwell_us=5.0,
         lines=(lines - 1, 0 if spokes else matrix // 2),
         repetitions=repetitions,
@@ -422,30 +425,38 @@ def relaxation(
         thickness_mm=5.0,
         echo_times_ms=echoes,
         flips_deg=flips,
-        contrasts=contrasts,
+        contrasts=1 if train else contrasts,
+        user={"TI_first_ms": 10.0, "TI_increment_ms": 5.0} if train else {},
     )
     rng = np.random.default_rng(seed)
     factor = _noise_factor(coils, noise * (matrix if spokes else 1), rng)
     b0 = b0_hz * x if kind == "t2star" else np.zeros_like(x)
     signals = np.stack([_signal(kind, times, b0, protocol, n) for n in range(contrasts)])
     objects = np.stack([np.rot90(signals * density, turn, (-2, -1)) for turn in range(slices)])
-    shared = [number for _ in range(contrasts) for number in range(lines)] if kind != "t1_vfa" else range(contrasts * lines)
-    points = _golden_spokes(matrix, np.reshape(shared, (contrasts, lines))) if spokes else None
-    order = [(c, n) for c in range(contrasts) for n in range(lines)] if flips else [(c, n) for n in range(lines) for c in range(contrasts)]
+    if train:  # every readout has a signal of its own
+        order = [(c, 0) for c in range(contrasts)]
+    elif flips:
+        order = [(c, n) for c in range(contrasts) for n in range(lines)]
+    else:
+        order = [(c, n) for n in range(lines) for c in range(contrasts)]
+    each = 1 if train else lines
+    numbers = np.arange(contrasts * each).reshape(contrasts, each) if train or flips else np.tile(np.arange(lines), (contrasts, 1))
+    points = _golden_spokes(matrix, numbers) if spokes else None
     items: list[Item] = list(_noise_scan(protocol, factor, rng, NOISE_READOUTS))
     schedule = [(r, s) for r in range(repetitions) for s in range(slices)]
     kspaces = {(s, c): _sampled(objects[s, c] * maps, points, c) for s in range(slices) for c in range(contrasts)}
     for part, (repetition, slice_) in enumerate(schedule):
         for number, (contrast, line) in enumerate(order):
             path = None if points is None else np.ascontiguousarray(points[contrast, line, :, ::-1] / (2 * np.pi), np.float32)
-            readout = _readout(protocol, part * lines * contrasts + number, kspaces[slice_, contrast][:, line], factor, rng, path)
+            readout = _readout(protocol, part * len(order) + number, kspaces[slice_, contrast][:, line], factor, rng, path)
             idx = readout.header["idx"]
-            idx["kspace_encode_step_1"], idx["slice"], idx["repetition"], idx["contrast"] = line, slice_, repetition, contrast
+            idx["kspace_encode_step_1"], idx["contrast"] = (contrast, 0) if train else (line, contrast)
+            idx["slice"], idx["repetition"] = slice_, repetition
             readout.header["center_sample"] = readout.data.shape[1] // 2
             readout.header["position"] = (0, 0, slice_ * protocol.thickness_mm)
+            last = number == len(order) - 1
             if line == lines - 1:
                 readout.set_flag(Flag.LAST_IN_ENCODE_STEP1)
-            last = number == len(order) - 1
             _flag_ends(readout, first=number == 0, last=last, slice_=slice_, slices=slices, final=last and part == len(schedule) - 1)
             items.append(readout)
     named = dict(zip(("T1_ms", "T2_ms", "T2star_ms"), times, strict=True)) | {"B0_hz": b0, "density": density, "mask_interior": inside}
@@ -460,6 +471,11 @@ def _signal(kind: Relaxation, times: list[np.ndarray], b0_hz: np.ndarray, protoc
         angle, recovery = np.deg2rad(protocol.flips_deg[contrast]), np.exp(-protocol.tr_ms / t1)
         steady: np.ndarray = 5 * np.sin(angle) * (1 - recovery) / (1 - recovery * np.cos(angle))
         return steady
+    if kind == "t1_ll":  # before the readout n of the train, from the recursion of the longitudinal magnetisation
+        cosine, recovery = np.cos(np.deg2rad(protocol.flip_deg)), np.exp(-protocol.tr_ms / t1)
+        level = (1 - recovery) / (1 - recovery * cosine)
+        train: np.ndarray = level + (1 - 2 * np.exp(-protocol.user["TI_first_ms"] / t1) - level) * (recovery * cosine) ** contrast
+        return train
     echo = protocol.echo_times_ms[contrast]
     decay: np.ndarray = np.exp(-echo / t2) if kind == "t2" else np.exp(-echo / t2_star - 2j * np.pi * b0_hz * echo / 1000)
     return decay
@@ -482,7 +498,8 @@ def _sampled(images: np.ndarray, points: np.ndarray | None, contrast: int) -> np
     flat = points[contrast].reshape(-1, 2)
     y, x = (np.ascontiguousarray(flat[:, axis], np.float64) for axis in (0, 1))
     images = np.ascontiguousarray(images, np.complex128)
-    return np.asarray(finufft.nufft2d2(y, x, images, eps=1e-6, isign=-1, nthreads=1)).reshape(-1, readouts, samples)
+    sampled: np.ndarray = finufft.nufft2d2(y, x, images, eps=1e-6, isign=-1, nthreads=1).reshape(-1, readouts, samples)
+    return sampled
 
 
 def _non_cartesian(
@@ -677,7 +694,10 @@ def _header(protocol: Protocol) -> bytes:
             flipAngle_deg=list(protocol.flips_deg or (protocol.flip_deg,)),
         ),
         userParameters=xsd.userParametersType(
-            userParameterDouble=[xsd.userParameterDoubleType(name="time_stamp_tick_ms", value=TICK_MS)],
+            userParameterDouble=[
+                xsd.userParameterDoubleType(name=name, value=value)
+                for name, value in ({"time_stamp_tick_ms": TICK_MS} | protocol.user).items()
+            ],
             userParameterLong=[xsd.userParameterLongType(name="readouts_per_frame", value=protocol.lines[0] + 1)],
         ),
     )
@@ -791,7 +811,7 @@ def cartesian_command(
 @app.command("relaxation")
 def relaxation_command(
     out: Out,
-    kind: Annotated[str, typer.Option(help="t1_vfa, t2 or t2star")] = "t1_vfa",
+    kind: Annotated[str, typer.Option(help="t1_vfa, t1_ll, t2 or t2star")] = "t1_vfa",
     matrix: Matrix = 96,
     coils: Coils = 6,
     spokes: Annotated[int, typer.Option(help="spokes a contrast; 0: Cartesian")] = 0,
