@@ -19,7 +19,7 @@ from gadgets.contrasts import CoilMaps, contrast_series
 from gadgets.header import Header
 from gadgets.items import Acquisition, Image
 from gadgets.meta import number
-from gadgets.parameter_maps import Place
+from gadgets.parameter_maps import SUFFIX, Place
 from gadgets.sequence_parameters import readout_train, sequence_parameters
 from recon.quantitative.catalogue import model_from, requirements
 from recon.quantitative.data_term import DataTerm, from_images
@@ -169,8 +169,9 @@ class Fits:
             term = from_images(images)
         size = self._size(images)
         found = fit_pixelwise(model, images, np.ones(images.shape[1:], bool))
-        mask = measured.cut(self._mask(size, found))
-        return Data(measured, place, model, term, images, mask, _cut(found.maps(), measured))
+        rank = len(images) if basis is None else basis.shape[1]
+        mask = measured.cut(self._mask(size, found, rank))
+        return Data(measured, place, model, term, images, mask, _cut(_widened(found, rank), measured))
 
     def regularised(self, data: Data, settings: Settings, callback: Callable[[Step], None]) -> dict[str, Map]:
         """Maps `[*voxels]` of a regularised fit, started from the pixel-wise one."""
@@ -231,23 +232,34 @@ class Fits:
             raise FitError("there is no signal anywhere, the mask is empty: check the receiver, the coils and the noise scan")
         return size
 
-    def _mask(self, size: np.ndarray, found: PixelwiseFit) -> np.ndarray:
+    def _mask(self, size: np.ndarray, found: PixelwiseFit, rank: int) -> np.ndarray:
         """Where the signal is above the threshold and the noise, without single voxels."""
         bright = float(np.percentile(size[size > 0], _BRIGHT))
-        mask: np.ndarray = size > max(self.recipe.mask_threshold * bright, _NOISES * _noise(size, found))
+        mask: np.ndarray = size > max(self.recipe.mask_threshold * bright, _NOISES * _noise(size, found, rank))
         mask &= uniform_filter(mask.astype(np.float32), 3) > _NEIGHBOURS
         if not mask.any():
             raise FitError("no voxel is above the noise, the mask is empty: check the coils and the order of the contrasts")
         return mask
 
 
-def _noise(size: np.ndarray, found: PixelwiseFit) -> float:
+def _freedom(model: SignalModel, contrasts: int) -> int:
+    """Degrees of freedom that a fit leaves of so many complex contrasts."""
+    return 2 * contrasts - sum(1 if unknown.real else 2 for unknown in model.unknowns)
+
+
+def _noise(size: np.ndarray, found: PixelwiseFit, rank: int) -> float:
     """Standard deviation of the images' noise, from the residual of most voxels; 0 where that says nothing."""
-    contrasts = found.model.contrasts
-    freedom = 2 * contrasts - sum(1 if unknown.real else 2 for unknown in found.model.unknowns)
-    if freedom <= 0:
-        return 0.0
-    return math.sqrt(2 * contrasts * float(np.median(found.residual[size > 0]) ** 2) / float(chi2.median(freedom)))
+    freedom = _freedom(found.model, rank)
+    return math.sqrt(2 * rank * float(np.median(found.residual[size > 0]) ** 2) / float(chi2.median(freedom))) if freedom > 0 else 0.0
+
+
+def _widened(found: PixelwiseFit, rank: int) -> dict[str, Map]:
+    """The maps of a fit to images that are combinations of `rank` basis signals: their noise has so many dimensions only."""
+    maps, freedom = found.maps(), _freedom(found.model, rank)
+    factor = math.sqrt(_freedom(found.model, found.model.contrasts) / freedom) if freedom > 0 else math.inf
+    if rank == found.model.contrasts:
+        return maps
+    return {name: Map(one.values * factor, one.unit) if name.endswith(SUFFIX) else one for name, one in maps.items()}
 
 
 def _cut(maps: dict[str, Map], measured: Measured) -> dict[str, Map]:
