@@ -12,7 +12,7 @@ import numpy as np
 from gadgets.base import Context, Gadget, ParameterError, Stream, parameter
 from gadgets.items import Image, Item
 from gadgets.layout import ImageType
-from gadgets.meta import put
+from gadgets.network_marks import NetworkMarks, reason
 
 if TYPE_CHECKING:
     from recon.networks.denoiser import Denoiser
@@ -61,10 +61,10 @@ class NetworkDenoise(Gadget):
         denoiser = self.denoiser()
         self._warm(denoiser, items.context)
         windows: dict[Series, deque[np.ndarray]] = {}
-        self._told = False
+        marks = NetworkMarks(self.name, "as they came", items.context)
         held = 0
         for image in items.of(Image):
-            pixels = self._pixels(image, denoiser, items.context)
+            pixels = self._pixels(image, denoiser, marks)
             if pixels is None:
                 yield image
                 continue
@@ -79,7 +79,7 @@ class NetworkDenoise(Gadget):
             if missing and self.first_images == "pass":
                 yield image
                 continue
-            yield self._denoised(image, [window[0]] * missing + list(window), denoiser, items.context)
+            yield self._denoised(image, [window[0]] * missing + list(window), denoiser, marks)
         if held:
             items.context.count("images before the network's first window", held)
 
@@ -91,52 +91,38 @@ class NetworkDenoise(Gadget):
             if planes <= 1 and denoiser.takes((rows, columns)):
                 denoiser.warm((rows, columns))
 
-    def _pixels(self, image: Image, denoiser: Denoiser, context: Context) -> np.ndarray | None:
+    def _pixels(self, image: Image, denoiser: Denoiser, marks: NetworkMarks) -> np.ndarray | None:
         """Magnitudes ``[z, y, x]``, or None for an image that the network cannot take."""
         data = image.data
         if data.shape[0] != 1 or not denoiser.takes(data.shape[-2:]):
             size = " x ".join(map(str, data.shape))
-            self._tell(image, f"images of {size} (channel, z, y, x) do not fit the network: {denoiser.needs}", context)
+            marks.failed(image.meta, f"images of {size} (channel, z, y, x) do not fit the network: {denoiser.needs}")
             return None
         pixels: np.ndarray = np.abs(data[0]).astype(np.float32, copy=False)
         if not np.isfinite(pixels).all():
-            self._tell(image, "an image has pixels that are NaN or infinite", context)
+            marks.failed(image.meta, "an image has pixels that are NaN or infinite")
             return None
         return pixels
 
-    def _denoised(self, image: Image, window: list[np.ndarray], denoiser: Denoiser, context: Context) -> Image:
+    def _denoised(self, image: Image, window: list[np.ndarray], denoiser: Denoiser, marks: NetworkMarks) -> Image:
         try:
             pixels = denoiser(np.stack(window, -1))
         except Exception as error:  # whatever a network's runtime raises, the image must go out
-            first = (str(error).strip().splitlines() or [""])[0]
-            self._tell(image, f"the network failed: {type(error).__name__}: {first}", context)
+            marks.failed(image.meta, reason(error))
             return image
         if pixels.shape != window[-1].shape or not np.isfinite(pixels).all():
             what = "pixels that are NaN or infinite" if pixels.shape == window[-1].shape else f"an image of {pixels.shape}"
-            self._tell(image, f"the network gave {what}", context)
+            marks.failed(image.meta, f"the network gave {what}")
             return image
         header = image.header.copy()
         header["image_type"] = ImageType.MAGNITUDE
         meta = dict(image.meta)
-        put(meta, "history", [*_history(meta), "network"])
-        put(meta, "NetworkWeights", denoiser.name)
+        marks.made(meta, denoiser.name)
         result = Image(header, pixels[None], meta)
         result.received, result.triggered = image.received, image.triggered
         return result
-
-    def _tell(self, image: Image, why: str, context: Context) -> None:
-        put(image.meta, "NetworkFailed", why)
-        context.count("images not denoised")
-        if not self._told:
-            self._told = True
-            context.log.warning("%s: %s; such images go out as they came, marked NetworkFailed", self.name, why)
 
 
 def _series(image: Image) -> Series:
     header = image.header
     return tuple(int(header[name]) for name in ("slice", "contrast", "phase", "set", "image_series_index", "image_type"))
-
-
-def _history(meta: dict[str, Any]) -> list[str]:
-    kept = meta.get("ImageProcessingHistory", [])
-    return [kept] if isinstance(kept, str) else list(kept)

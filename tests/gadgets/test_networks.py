@@ -138,7 +138,7 @@ def test_when_the_network_fails_the_image_goes_out_marked(
         found = [item for item in run([gadget], map(image, frames), context) if isinstance(item, Image)]
     np.testing.assert_array_equal([item.data[0, 0] for item in found], frames)
     assert all(why in str(item.meta["NetworkFailed"]) for item in found)
-    assert context.counts["images not denoised"] == 3
+    assert context.counts["images not made by the network"] == 3
     assert sum("NetworkFailed" in record.message for record in caplog.records) == 1
 
 
@@ -149,7 +149,7 @@ def test_images_that_do_not_fit_go_out_marked(small: str) -> None:
     found = list(run([NetworkDenoise(weights=small, frames=5)], [odd, bad], context))
     assert "multiples of 4" in str(found[0].meta["NetworkFailed"])
     assert "NaN or infinite" in str(found[1].meta["NetworkFailed"])
-    assert context.counts["images not denoised"] == 2
+    assert context.counts["images not made by the network"] == 2
 
 
 def test_weights_that_are_not_there(tmp_path: Path) -> None:
