@@ -272,7 +272,7 @@ def _read(
     imagespace: str,
     is3d: str,
 ) -> Source:
-    from recon.quantitative.catalogue import model_class
+    from recon.quantitative.catalogue import model_class, requirements
     from service.quantitative.ismrmrd_source import Reading, in_readouts, read_ismrmrd
     from service.quantitative.nifti import is_nifti, read_nifti
     from service.quantitative.pyqmri_source import is_pyqmri, read_pyqmri
@@ -288,6 +288,9 @@ def _read(
         follows = None if trafo == "auto" else _truth("--trafo", trafo)
         volume, images = _truth("--is3Ddata", is3d), _truth("--imagespace", imagespace)
         source = read_pyqmri(paths[0], follows, images, volume, coil_maps)  # type: ignore[arg-type]
+        # Of what else is in the file, a model takes what it knows.
+        known = {name.lower() for item in requirements(model)[1] for name in (item.name, *item.aliases)}
+        source.fields = {name: values for name, values in source.fields.items() if name.lower() in known}
     else:
         built_in = "." not in Path(model).name
         reading = Reading(model_class(model).name if built_in else model, coil_maps, per_frame, parameters)  # type: ignore[arg-type]

@@ -140,7 +140,7 @@ def shown(model: SignalModel, unknowns: np.ndarray, deviation: np.ndarray) -> np
 
 
 def _check_contrasts(source: Source, options: Options) -> None:
-    model = _model(source, {}, options)
+    model = _model(source, source.fields, options)
     if model.contrasts != source.contrasts:
         lists = [f"{name} has {len(value)}" for name, value in source.parameters.items() if isinstance(value, (list, tuple, np.ndarray))]
         raise SourceError(

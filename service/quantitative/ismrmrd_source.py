@@ -84,7 +84,7 @@ def read_ismrmrd(path: Path, group: str, reading: Reading) -> Source:
 
 def _frame(parameters: Mapping[str, Any]) -> int:
     """Readouts of a train in a frame."""
-    step = readout_train(parameters, [0], 1)["TR"]
+    step = readout_train(dict(parameters), [0], 1)["TR"]
     return max(1, round(FRAME_MS / step)) if step > 0 else 1
 
 

@@ -69,6 +69,8 @@ class _File:
         slices = self._images() if imagespace and "images" in self.file else self._kspace(trajectory, volume, coil_maps, parameters)
         if imagespace and "images" not in self.file:
             self.notes.append("the file has no data set images: they are made from its k-space")
+        if "startvalues" in self.file:
+            self.notes.append("startvalues are not used: the fit starts from the data (or from --initial_guess)")
         dz = parameters.get("dz")
         return Source(slices, parameters, fields=fields, spacing=float(dz) if dz else 1.0, notes=self.notes)
 

@@ -165,6 +165,51 @@ def test_a_train_after_an_inversion_is_cut_into_frames(tmp_path: Path) -> None:
     np.testing.assert_allclose(load(tmp_path / "b" / "T1_ms.nii.gz"), one, rtol=1e-3)
 
 
+def test_slices_are_regularised_together(cartesian: Path, tmp_path: Path) -> None:
+    arguments = ("--set", "max_gn_it=1", "--set", "start_iters=20", "--set", "gamma=1e-4", "--reg", "TV", "--no-png")
+    result = done(cartesian, "--model", "ExpDecay", "-o", tmp_path, *arguments)
+    assert "slice" not in result.output.split("T2")[0]
+    t2 = load(tmp_path / "T2_ms.nii.gz")
+    for n in (0, 1):
+        assert scan.error(t2[:, :, n], T2) < 0.02
+    with h5py.File(tmp_path / "maps.h5") as file:
+        # Pixels of 5 mm, slices 10 mm apart.
+        assert json.loads(file.attrs["settings"])["dz"] == pytest.approx(0.5)
+
+
+def test_a_volume_and_a_flip_angle_map(tmp_path: Path) -> None:
+    actual = 0.9 + 0.2 * np.arange(scan.N)[:, None] / scan.N * np.ones(scan.N)
+    density, t1, _ = scan.objects()
+    recovery = np.exp(-scan.TR / np.where(t1 > 0, t1, 1))
+    angles = np.deg2rad(scan.FLIPS)[:, None, None] * actual
+    images = density * np.sin(angles) * (1 - recovery) / (1 - np.cos(angles) * recovery)
+    depth, items = 4, []
+    for item in scan.lines(images, coils=1):
+        for partition, weight in enumerate(np.fft.fftshift(np.fft.fft(np.fft.ifftshift([1.0, 2, 3, 1])))):
+            part = item.with_data((item.data * weight).astype(np.complex64))
+            part.header["idx"]["kspace_encode_step_2"] = partition
+            items.append(part)
+    path = scan.write(tmp_path / "scan.h5", scan.header(5, "cartesian", VFA, depth=depth), items)
+    nibabel.save(nibabel.Nifti1Image(np.repeat(actual[:, :, None], depth, 2).astype(np.float32), np.eye(4)), tmp_path / "b1.nii.gz")
+    arguments = (path, "--model", "VFA", "--reg", "none", "--no-png", "-o", tmp_path / "maps")
+    done(*arguments, "--field", f"fa_corr={tmp_path / 'b1.nii.gz'}")
+    found, size = load(tmp_path / "maps" / "T1_ms.nii.gz"), load(tmp_path / "maps" / "M0.nii.gz")
+    assert found.shape == (32, 32, depth)
+    for n in range(depth):
+        assert scan.error(found[:, :, n], t1) < 1e-3
+    np.testing.assert_allclose(np.median(size[scan.interior()], 0) / np.median(size[scan.interior()][:, 0]), [1, 2, 3, 1], rtol=1e-3)
+    assert "no input fa_cor" in failed(*arguments, "--field", f"fa_cor={tmp_path / 'b1.nii.gz'}")
+    nibabel.save(nibabel.Nifti1Image(actual.astype(np.float32)[:, :, None], np.eye(4)), tmp_path / "b1.nii.gz")
+    assert "the data have (32, 32, 4)" in failed(*arguments, "--field", f"fa_corr={tmp_path / 'b1.nii.gz'}")
+
+
+def test_a_slice_without_its_last_contrast(tmp_path: Path) -> None:
+    items = scan.lines(scan.t2_images()) + scan.lines(scan.t2_images()[:3], slice_=1)
+    path = scan.write(tmp_path / "scan.h5", scan.header(4, "cartesian", scan.elements(TE=scan.ECHOES)), items)
+    text = failed(path, "--model", "T2", "-o", tmp_path / "maps")
+    assert "slice 1 has 3 contrasts, slice 0 has 4" in text
+
+
 # -- other files -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +270,20 @@ def test_pyqmri_files_are_read_and_left_alone(tmp_path: Path, views: int) -> Non
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
 
 
+def test_pyqmri_flip_angle_maps_are_turned_as_pyqmri_turns_them(tmp_path: Path) -> None:
+    actual = 0.9 + 0.2 * np.arange(scan.N)[:, None] / scan.N * np.ones(scan.N)
+    recovery = np.exp(-scan.TR / np.where(T1 > 0, T1, 1))
+    angles = np.deg2rad(scan.FLIPS)[:, None, None] * actual
+    images = scan.objects()[0] * np.sin(angles) * (1 - recovery) / (1 - np.cos(angles) * recovery)
+    path = scan.write_pyqmri(tmp_path / "data.h5", images, {"TR": scan.TR, "flip_angle(s)": scan.FLIPS})
+    with h5py.File(path, "a") as file:
+        # Slices from behind, rows for columns; b0 is nothing that the model takes.
+        file["fa_corr"] = np.stack([np.ones((scan.N, scan.N)), actual.T])
+        file["b0"] = np.ones((2, scan.N, scan.N))
+    done(path, "--model", "VFA", "--reg", "none", "-o", tmp_path / "maps", "--no-png")
+    assert scan.error(load(tmp_path / "maps" / "T1_ms.nii.gz")[:, :, 0], T1) < 1e-3
+
+
 def test_pyqmri_formula_and_image_space(tmp_path: Path) -> None:
     attributes = {"TR": scan.TR, "fa": np.deg2rad(scan.FLIPS), "flip_angle(s)": scan.FLIPS}
     path = scan.write_pyqmri(tmp_path / "data.h5", scan.vfa_images(), attributes)
@@ -283,3 +342,19 @@ def test_sidecars_in_milliseconds_are_refused(tmp_path: Path) -> None:
 def test_wrong_usage(tmp_path: Path, radial: Path) -> None:
     for arguments in ([], [radial], [radial, "--model", "VFA"], [tmp_path / "none.h5", "--model", "VFA", "-o", tmp_path]):
         assert fit(*arguments).exit_code == 2
+
+
+# -- scans of others -------------------------------------------------------------------------------------------------------------------
+
+
+def test_simulated_spin_echoes_of_the_shared_data(shared: Path, tmp_path: Path) -> None:
+    path = shared / "data" / "t2_mese_cartesian.h5"
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    done(path, "--model", "ExpDecay", "--reg", "none", "-o", tmp_path, "--no-png")
+    with np.load(shared / "data" / "t2_mese_cartesian_truth.npz") as truth:
+        inside, t2 = truth["mask_interior"].astype(bool), truth["T2_ms"]
+    relative = load(tmp_path / "T2_ms.nii.gz")[inside][:, 0] / t2[inside] - 1
+    # A plain fit with the true sensitivities has 2.5 %.
+    assert np.median(np.abs(relative)) < 0.028
+    assert abs(np.median(relative)) < 0.005
