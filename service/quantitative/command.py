@@ -33,7 +33,7 @@ def _pyqmri(name: str, text: str, *more: str) -> Any:
 def fit(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="DATA...", help="ISMRMRD raw data (HDF5 or stream), a PyQMRI HDF5 file, or NIfTI images of all contrasts"),
+        typer.Argument(metavar="DATA", help="ISMRMRD raw data (HDF5 or stream), a PyQMRI HDF5 file, or NIfTI images of all contrasts"),
     ] = None,
     model: Annotated[
         str,
@@ -77,7 +77,7 @@ def fit(
     fa: Annotated[str | None, _sequence("flip angles, degrees")] = None,
     b: Annotated[str | None, _sequence("b-values, s/mm2")] = None,
     sidecar: Annotated[
-        Path | None, typer.Option(help="BIDS sidecar of NIfTI images [default: NAME.json beside them]", rich_help_panel=_SEQUENCE)
+        Path | None, typer.Option(help="BIDS sidecar of NIfTI images \\[default: NAME.json beside them]", rich_help_panel=_SEQUENCE)
     ] = None,
     readouts_per_frame: Annotated[
         int | None, typer.Option(min=1, help="readouts of a Look-Locker train in a frame", rich_help_panel=_SEQUENCE)
