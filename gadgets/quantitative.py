@@ -54,7 +54,9 @@ class QuantitativeFit(Gadget):
     strength: float = parameter(1.0, gt=0, help="factor of the regularisation's weight")
     weights: list[float] | None = parameter(None, help="of each unknown's regularisation relative to the others'; none: those of the model")
     steps: int = parameter(3, ge=1, le=20, help="Gauss-Newton steps")
-    iterations: int = parameter(100, ge=10, le=2000, help="inner iterations of the first step; each further one has 1.5 times as many")
+    inner_iterations: int = parameter(
+        100, ge=10, le=2000, help="inner iterations of the first step; each further one has 1.5 times as many"
+    )
     minimum_contrasts: int | None = parameter(
         None, ge=0, help="complete contrasts for first maps; none: one for each unknown; 0: no first maps"
     )
@@ -118,8 +120,8 @@ class QuantitativeFit(Gadget):
         return Settings.of(
             self.regularization,
             max_gn_it=self.steps,
-            start_iters=self.iterations,
-            max_iters=max(3 * self.iterations, default.max_iters),
+            start_iters=self.inner_iterations,
+            max_iters=max(3 * self.inner_iterations, default.max_iters),
             gamma=default.gamma * self.strength,
             gamma_min=default.gamma_min * self.strength,
         )

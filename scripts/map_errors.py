@@ -41,17 +41,17 @@ def errors(folder: Path, name: str, **properties: object) -> dict[str, Any]:
     for image in images:
         if image.meta.get("QuantityName") == key:
             relative = (image.data[0, 0] - true)[inside] / true[inside]
-            spread = next(one for one in images if _belongs(one, image))
+            spread = next(one for one in images if belongs(one, image))
             scatter = 1.4826 * np.median(np.abs(relative - np.median(relative)))
             result[str(image.meta["ImageComment"]).partition(", map, ")[2]] = {
                 "median_absolute_error_percent": round(100 * float(np.median(np.abs(relative))), 2),
                 "bias_percent": round(100 * float(np.median(relative)), 2),
-                "deviation_by_scatter": round(float(np.median((spread.data[0, 0] / true)[inside]) / scatter), 2),
+                "deviation_by_scatter": round(float(np.median(spread.data[0, 0][inside] / true[inside]) / scatter), 2),
             }
     return result
 
 
-def _belongs(one: Image, image: Image) -> bool:
+def belongs(one: Image, image: Image) -> bool:
     """Whether `one` is the standard deviation of the map `image`."""
     same = all(one.header[name] == image.header[name] for name in ("image_index", "slice", "repetition"))
     return same and one.header["image_series_index"] == image.header["image_series_index"] + 1

@@ -81,7 +81,7 @@ def test_bounds_and_sequence_of_ones_own() -> None:
 
 
 def test_first_maps_then_whole_ones_then_regularised_ones_each_a_series() -> None:
-    left, _ = fit(echoes(noise=0.02), regularization="TGV", minimum_contrasts=None, steps=1, iterations=20, maps=["T2"])
+    left, _ = fit(echoes(noise=0.02), regularization="TGV", minimum_contrasts=None, steps=1, inner_iterations=20, maps=["T2"])
     made = [one for one in left if isinstance(one, Image) and "QuantityName" in one.meta]
     found = [(int(one.header["image_series_index"]), int(one.header["image_index"])) for one in made]
     assert found == [(152, 1), (153, 1), (152, 2), (153, 2), (102, 1), (103, 1)]
