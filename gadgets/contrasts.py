@@ -284,14 +284,15 @@ def cartesian_maps(kspace: np.ndarray, references: Sequence[np.ndarray], method:
 def _together(kspace: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One k-space `[coil, *grid]` of the strongest combination of the contrasts, and the points sampled in it.
 
-    Any combination of contrasts has the same sensitivities; where not all were sampled, that of those which were.
+    Any combination of contrasts has the same sensitivities; where not all were sampled, that of those which were. Contrasts that
+    share no samples (interleaved) cannot be compared and count alike.
     """
     sampled = (kspace != 0).any(1)
     common = sampled.all(0)
-    points = kspace[:, :, common] if common.any() else kspace.reshape(*kspace.shape[:2], -1)
-    flat = points.reshape(len(kspace), -1)
-    _, vectors = np.linalg.eigh(flat @ flat.conj().T)
-    weights = vectors[:, -1].conj()
+    weights = np.ones(len(kspace), np.complex64)
+    if common.any():
+        flat = kspace[:, :, common].reshape(len(kspace), -1)
+        weights = np.linalg.eigh(flat @ flat.conj().T)[1][:, -1].conj()
     share = np.einsum("c,c...->...", np.abs(weights) ** 2, sampled)
     total = np.einsum("c,c...->...", weights, kspace)
     return (total / np.where(share > 0, share, 1)).astype(np.complex64), share > 0
