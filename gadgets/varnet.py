@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,15 +12,20 @@ from gadgets.any_mask import AnyMaskRecon, Calibration, _parts
 from gadgets.base import Context, ParameterError, Stream, parameter
 from gadgets.cartesian import centered
 from gadgets.clips import Clip, Clips
+from gadgets.coil_maps import zero_filled
 from gadgets.field_of_view import resample
 from gadgets.generic import describe_images, image_array
 from gadgets.items import ImageArray, Item, Meta, ReconData, Waveform
 from gadgets.network_marks import NetworkMarks, reason
 from recon.coils import CoilCompressor
+from recon.fourier import ifftc
 from recon.least_squares import least_squares
 
 if TYPE_CHECKING:
     from recon.networks.unrolled import Unrolled
+
+SMALLEST_CENTRE = 4
+"""Central lines, sampled by some frame of a clip, without which maps would be guesses."""
 
 Place = tuple[tuple[int, ...], bytes]
 """Shape of the k-space and position of the slice: what frames of one clip share."""
@@ -32,8 +37,8 @@ class VarNetRecon(AnyMaskRecon):
     Hammernik et al., Magn. Reson. Med. 79 (2018); see `recon.networks.varnet`. The frames of a slice, contrast and set are
     gathered in clips; repetitions and phases count as time, in the order in which they come. An image array of one image leaves for
     every frame, in order, when the clip it is due with is complete: `Clips`. Sensitivities come from the mean k-space of the clip over
-    the frames that sampled each line, or from separate calibration lines, see `AnyMaskRecon`; 0 outside the object. Coil compression
-    is fitted to the first clip of a slice. K-space sizes are raised to what the network takes, images brought back.
+    the frames that sampled each line, or from separate calibration lines, see `AnyMaskRecon`. Coil compression is fitted to the first
+    clip of a slice. K-space sizes are raised to what the network takes, images brought back.
 
     When the network fails or an image of it is not finite, that frame goes out reconstructed by CG-SENSE alone, marked
     (`NetworkFailed` in its attributes), counted and warned of once.
@@ -45,6 +50,16 @@ class VarNetRecon(AnyMaskRecon):
     )
     frames: int | None = parameter(None, ge=1, le=256, unit="frames", help="of a clip; none: as the weights say")
     overlap: int = parameter(4, ge=0, unit="frames", help="that two clips share")
+    coil_maps: Literal["espirit", "image"] = parameter(
+        "image", help="image: by coil_map_algorithm from the low-resolution image; espirit: only where nothing moves"
+    )
+    calibration_size: int = parameter(16, ge=4, unit="samples", help="use at most this much of the fully sampled centre, each axis")
+    map_threshold: float = parameter(
+        0.0,
+        ge=0,
+        lt=1,
+        help="maps are 0 where the low-resolution image is darker than this fraction of its brightest pixel; 0.1 for the published weights",
+    )
     coils: int | None = parameter(10, ge=1, help="compress to at most this many virtual coils; none: keep all")
     fallback_iterations: int = parameter(10, ge=1, help="of CG-SENSE where the network fails")
 
@@ -104,6 +119,16 @@ class VarNetRecon(AnyMaskRecon):
                         item.waveforms,
                     ),
                 )
+
+    def _sensitivities(self, block: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        maps = super()._sensitivities(block, shape)
+        if self.map_threshold:
+            dim = np.linalg.norm(ifftc(zero_filled(block, shape[1:]), (-2, -1)), axis=0)
+            maps = np.where(dim < self.map_threshold * dim.max(), 0, maps)
+        return maps
+
+    def _smallest_block(self) -> int:
+        return max(super()._smallest_block(), SMALLEST_CENTRE)
 
     def _image(self, kspace: np.ndarray, sampled: np.ndarray, calibration: Calibration) -> np.ndarray:
         maps, mask = calibration.maps[:, 0], sampled[0]
