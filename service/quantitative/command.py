@@ -123,7 +123,7 @@ def fit(
     for unused, text in (("--recon_type", recon_type), ("--streamed", streamed), ("--par_slices", par_slices), ("--devices", devices)):
         if text and not quiet:
             _stderr.print(f"{unused} has no effect here", style="dim")
-    prepare_folder(output)
+    prepare_folder(output, paths)
     name = _model_name(model, modelfile, modelname)
     direct = {"TE": te, "TI": ti, "TR": tr, "flip_angle": fa, "b_value": b}
     given = {**{key: value for key, value in direct.items() if value is not None}, **_pairs(parameter, "-P")}
@@ -155,7 +155,7 @@ def fit(
     except ModelError as error:
         # Models know names of parameters; how they are given here is the command line's.
         raise ModelError(re.sub(r"or give it as (\S+)$", r"or give it by -P \1=...", str(error))) from error
-    written = write_maps(output, result, source.affine, settings, source.parameters, str(paths[0]), png)
+    written = write_maps(output, result, source.affine, settings, source.parameters, paths, png)
     if pyqmri_output:
         written.append(write_pyqmri(output, result, settings, paths[0].name.split(".")[0]))
     if not quiet:

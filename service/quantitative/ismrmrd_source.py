@@ -12,7 +12,7 @@ import numpy as np
 
 from gadgets.base import Context, Gadget, run
 from gadgets.contrasts import CoilMaps, ContrastSeries, contrast_series
-from gadgets.header import NOT_CARTESIAN, Header
+from gadgets.header import NOT_CARTESIAN, Header, HeaderError
 from gadgets.items import Acquisition
 from gadgets.noise import NoiseAdjust
 from gadgets.oversampling import AsymmetricEchoAdjustRO, RemoveROOversampling
@@ -64,8 +64,8 @@ def read_ismrmrd(path: Path, group: str, reading: Reading) -> Source:
     acquisitions = (item for item in run(gadgets, measurement.items(), context) if isinstance(item, Acquisition))
     counted = header.encoding().limit("contrast")
     train = reading.model in _TRAINS and (counted is None or counted.maximum == counted.minimum)
-    per_frame = reading.readouts_per_frame or (_frame(parameters) if train else 0)
     try:
+        per_frame = reading.readouts_per_frame or (_frame(parameters) if train else 0)
         series = contrast_series(acquisitions, context, reading.coil_maps, per_frame)
     except ValueError as error:
         raise SourceError(f"{path}: {error}") from error
@@ -84,7 +84,10 @@ def read_ismrmrd(path: Path, group: str, reading: Reading) -> Source:
 
 def _frame(parameters: Mapping[str, Any]) -> int:
     """Readouts of a train in a frame."""
-    step = readout_train(dict(parameters), [0], 1)["TR"]
+    try:
+        step = readout_train(dict(parameters), [0], 1)["TR"]
+    except HeaderError as error:
+        raise SourceError(f"{error}, or give it by -P NAME=VALUE") from error
     return max(1, round(FRAME_MS / step)) if step > 0 else 1
 
 

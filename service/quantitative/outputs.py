@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from recon.quantitative.model import Map
 from recon.quantitative.settings import Settings
 from service.folders import OutputError, prove_writable
+from service.outputs import spare_source
 from service.quantitative.fitting import Result
 from service.quantitative.nifti import write_volume
 from service.quantitative.pictures import save_map
@@ -30,28 +31,39 @@ def file_stem(name: str, unit: str) -> str:
     return f"{base}_{unit}{deviation}" if unit else f"{base}{deviation}"
 
 
-def prepare_folder(folder: Path, option: str = "-o") -> None:
-    """Make the folder for the maps and prove that it can be written. Raises `OutputError`."""
+def prepare_folder(folder: Path, sources: Sequence[Path], option: str = "-o") -> None:
+    """Make the folder for the maps and prove that it can be written. Raises `OutputError`, also when data are in its ``maps.h5``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: no folder can be made there: {error.strerror}; choose another ({option})") from error
     prove_writable(folder, folder, option)
+    for source in sources:
+        spare_source(source, folder / "maps.h5")
 
 
 def write_maps(
-    folder: Path, result: Result, affine: np.ndarray, settings: Settings, parameters: Mapping[str, Any], source: str, pictures: bool
+    folder: Path,
+    result: Result,
+    affine: np.ndarray,
+    settings: Settings,
+    parameters: Mapping[str, Any],
+    sources: Sequence[Path],
+    pictures: bool,
 ) -> list[Path]:
     """One NIfTI a map (of complex ones the magnitude), all of them in ``maps.h5``, and with `pictures` one PNG a map.
 
-    Returns the files written.
+    Returns the files written. Raises `OutputError` where one of them is among `sources`, the data that were fitted.
     """
+    for name, one in result.maps.items():
+        for source in sources:
+            spare_source(source, folder / f"{file_stem(name, one.unit)}.nii.gz")
     written = []
     for name, one in result.maps.items():
         path = folder / f"{file_stem(name, one.unit)}.nii.gz"
         write_volume(path, _real(one), affine)
         written.append(path)
-    written.append(_write_hdf5(folder / "maps.h5", result, affine, settings, parameters, source))
+    written.append(_write_hdf5(folder / "maps.h5", result, affine, settings, parameters, str(sources[0])))
     if pictures:
         for name, one in result.maps.items():
             path = folder / f"{file_stem(name, one.unit)}.png"

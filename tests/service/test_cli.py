@@ -18,7 +18,7 @@ from scripts import simulate
 from service.cli import app
 from service.files import read_images
 
-COMMANDS = ("serve", "worker", "replay", "stream", "check", "list", "health")
+COMMANDS = ("serve", "worker", "replay", "stream", "check", "list", "health", "fit")
 
 
 def invoke(*arguments: str | Path) -> Result:

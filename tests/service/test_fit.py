@@ -339,6 +339,21 @@ def test_sidecars_in_milliseconds_are_refused(tmp_path: Path) -> None:
     assert "cannot be seconds" in failed(path, "--model", "T2", "-o", tmp_path / "maps")
 
 
+def test_data_are_never_written_over(tmp_path: Path, radial_items: list[Acquisition]) -> None:
+    path = scan.write(tmp_path / "maps.h5", scan.header(5, "goldenangle", VFA, lines=24), radial_items)
+    before = path.read_bytes()
+    assert "never written to" in failed(path, "--model", "VFA", "-o", tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_a_train_without_inversion_time(tmp_path: Path) -> None:
+    items = scan.radial(scan.t2_images()[:1], 24)
+    path = scan.write(tmp_path / "scan.h5", scan.header(1, "goldenangle", scan.elements(TR=5, flipAngle_deg=6), lines=24), items)
+    text = failed(path, "--model", "LookLocker", "-o", tmp_path / "maps")
+    assert "TI" in text
+    assert "-P" in text
+
+
 def test_wrong_usage(tmp_path: Path, radial: Path) -> None:
     for arguments in ([], [radial], [radial, "--model", "VFA"], [tmp_path / "none.h5", "--model", "VFA", "-o", tmp_path]):
         assert fit(*arguments).exit_code == 2
