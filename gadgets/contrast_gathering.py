@@ -33,12 +33,13 @@ class Key(NamedTuple):
 class Group:
     """What has come of it so far.
 
-    contrasts: items by contrast, counted from 0, in the order of time; settled: contrasts that are complete; early: whether enough of
-    them for first maps were told already.
+    contrasts: items by contrast, counted from 0, in the order of time; calibration: readouts for sensitivities only; settled: contrasts
+    that are complete; early: whether enough of them for first maps were told already.
     """
 
     key: Key
     contrasts: dict[int, list[Acquisition | Image]] = field(default_factory=dict)
+    calibration: list[Acquisition] = field(default_factory=list)
     settled: set[int] = field(default_factory=set)
     early: bool = False
 
@@ -95,7 +96,8 @@ class Gathering:
     def finish(self) -> Iterator[Due]:
         """What the end makes due."""
         for group in list(self._groups.values()):
-            yield self._close(group)
+            if group.contrasts:
+                yield self._close(group)
 
     def _is_ordinary(self, image: Image) -> bool:
         """Images of the first series, without maps, phases and the like."""
@@ -125,12 +127,15 @@ class Gathering:
         group = yield from self._group("readouts", space, int(idx["slice"]), counters)
         if group is None:
             return
+        if readout.is_flag_set(Flag.IS_PARALLEL_CALIBRATION):
+            group.calibration.append(readout)
+            return
         number = 0 if self.contrasts == 1 else counters[self.counter] - self._first(space)
         group.contrasts.setdefault(number, []).append(readout)
         if self._settles(readout, space):
             group.settled.add(number)
         if readout.is_flag_set(Flag.LAST_IN_REPETITION) and self.counter != "repetition":
-            for other in [one for one in self._groups.values() if one.key.repetition == group.key.repetition]:
+            for other in [one for one in self._groups.values() if one.key.repetition == group.key.repetition and one.contrasts]:
                 yield from self._due(other, whole=True)
         else:
             yield from self._due(group, whole=readout.is_flag_set(Flag.LAST_IN_SLICE) and _even(group))
@@ -146,7 +151,7 @@ class Gathering:
         if self._last.get(place) == key:
             self.late += 1
             return None
-        for other in [one for one in self._groups.values() if one.key[:3] == place and one.key.repetition != repetition]:
+        for other in [one for one in self._groups.values() if one.key[:3] == place and one.key.repetition != repetition and one.contrasts]:
             yield self._close(other)
         return self._groups.setdefault(key, Group(key))
 

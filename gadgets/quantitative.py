@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from gadgets.base import Context, Gadget, ParameterError, Stream, parameter
+from gadgets.base import Context, Gadget, ParameterError, Stream, parameter, stop
 from gadgets.channel import Closed, in_background
 from gadgets.contrast_gathering import ContrastCounter, Due, Gathering
 from gadgets.contrasts import CoilMaps
@@ -77,6 +78,7 @@ class QuantitativeFit(Gadget):
         "float", help="float, in the unit of the map; or uint16, with RescaleSlope and RescaleIntercept to get there"
     )
     color_map: str = parameter("MicroDeltaHotMetal.pal", help="colour table of maps with a unit, as the scanner calls it; empty: grey")
+    waiting: int = parameter(64, ge=1, help="fits that may wait for their turn before the scan has to wait")
     map_series: int = parameter(
         100, ge=0, le=65000, help="series index of the first regularised map; the next ones count up, pixel-wise ones from 50 above"
     )
@@ -111,6 +113,7 @@ class QuantitativeFit(Gadget):
                 yield entry
         finally:
             work.stop()
+            stop(entries)
             items.close()
 
     @property
@@ -146,8 +149,8 @@ class _Work:
         self._stopped = threading.Event()
         self._quick = ThreadPoolExecutor(1, f"{gadget.name}-pixelwise")
         self._thorough = ThreadPoolExecutor(1, f"{gadget.name}-regularised")
-        self._contexts: list[Context] = []
-        self._jobs: list[Future[Any]] = []
+        self._counts: Counter[str] = Counter()
+        self._jobs: deque[Future[Any]] = deque()
         series = gadget.map_series
         self._pixelwise = MapImages(context.header, series + _PIXELWISE, gadget.pixels, gadget.color_map)
         self._regularised = MapImages(context.header, series, gadget.pixels, gadget.color_map)
@@ -161,15 +164,14 @@ class _Work:
                     self._begin(due, put)
             for due in self.gathering.finish():
                 self._begin(due, put)
-            for job in self._jobs:
-                job.result()
+            while self._jobs:
+                self._jobs.popleft().result()
         finally:
             self.stop()
         if self.gathering.late:
             self.context.count("readouts and images after their maps were due", self.gathering.late)
-        for account in self._contexts:
-            for what, count in account.counts.items():
-                self.context.count(what, count)
+        for what, count in self._counts.items():
+            self.context.count(what, count)
 
     def stop(self) -> None:
         """Begin nothing any more; a regularised fit ends after its present step."""
@@ -180,7 +182,8 @@ class _Work:
     def _begin(self, due: Due, put: Callable[[Item], None]) -> None:
         triggered = time.perf_counter()
         account = replace(self.context, seconds={}, counts={})
-        self._contexts.append(account)
+        while len(self._jobs) >= 2 * self.gadget.waiting:
+            self._jobs.popleft().result()
         prepared = self._quick.submit(self._make_pixelwise, due, account, triggered, put)
         self._jobs.append(prepared)
         if due.complete and self.gadget.regularization != "none":
@@ -190,6 +193,7 @@ class _Work:
         begun = time.perf_counter()
         with self._failing(due):
             data = self.fits.prepare(due, account)
+            self._counts.update(account.counts)
             made = "" if due.complete else f", {len(due.contrasts)} of {self.fits.contrasts} contrasts"
             self._send(self._pixelwise, due, data, data.maps, f"pixel-wise{made}", triggered, put)
             self._tell(due, "pixel-wise", begun)

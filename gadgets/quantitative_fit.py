@@ -89,7 +89,8 @@ class Fits:
         self.declared, _ = requirements(self.name)
         self.parameters = sequence_parameters(header) | assignments(recipe.sequence, "sequence")
         if self.train:
-            model = self.model(readout_train(self.parameters, range(0, 1000, recipe.readouts_per_frame), recipe.readouts_per_frame))
+            frame = recipe.readouts_per_frame
+            model = self.model(readout_train(self.parameters, range(0, 10 * frame, frame), frame))
             self.contrasts = 1
         else:
             self._require()
@@ -207,7 +208,7 @@ class Fits:
         return Measured(np.stack(arrays)), Place(head, tuple(float(v) for v in head["field_of_view"]))  # type: ignore[arg-type]
 
     def _readouts(self, due: Due, context: Context) -> tuple[Measured, Place, dict[str, Any]]:
-        readouts = [one for n in due.contrasts for one in due.group.contrasts[n] if isinstance(one, Acquisition)]
+        readouts = [one for n in due.contrasts for one in due.group.contrasts[n] if isinstance(one, Acquisition)] + due.group.calibration
         readouts.sort(key=lambda one: int(one.header["scan_counter"]))
         series = contrast_series(readouts, context, self.recipe.coil_maps, self.recipe.readouts_per_frame)
         found = series.slices[0]

@@ -145,3 +145,11 @@ def test_images_count_once_each_and_only_ordinary_ones() -> None:
     found = told(gathering(), scan)
     assert summary(found) == [(4, (0, 2), False), (7, (0, 1, 2), True)]
     assert all(one.header["image_series_index"] == 1 for items in found[-1][1].group.contrasts.values() for one in items)
+
+
+def test_calibration_readouts_go_with_the_maps_and_make_none_themselves() -> None:
+    calibration = [readout(0, line, Flag.IS_PARALLEL_CALIBRATION) for line in range(LINES)]
+    elsewhere = [readout(0, line, Flag.IS_PARALLEL_CALIBRATION, slice=5) for line in range(LINES)]
+    found = told(gathering(minimum=0), [*calibration, *elsewhere, *sequential()])
+    assert summary(found) == [(20, (0, 1, 2), True)]
+    assert found[0][1].group.calibration == calibration
