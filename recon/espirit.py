@@ -191,7 +191,9 @@ def _eigen(lags: np.ndarray, reference: np.ndarray, vectors: np.ndarray, values:
 
 def _dominant(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Dominant eigenvectors `[n, coil]` and eigenvalues `[n]` of positive semidefinite `[n, coil, coil]`."""
-    power = matrices
+    # Where nothing is, eigenvalues are tiny, and their eighth powers would underflow.
+    trace = np.einsum("nii->n", matrices).real
+    power = matrices * np.divide(1, trace, out=np.zeros_like(trace), where=trace > np.finfo(trace.dtype).tiny)[:, None, None]
     for _ in range(_SQUARINGS):
         power = power @ power
     strongest = np.einsum("nii->ni", power).real.argmax(axis=1)

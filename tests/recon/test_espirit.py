@@ -91,6 +91,20 @@ def test_few_lines_of_the_centre_are_enough(scan: tuple[np.ndarray, ...]) -> Non
     assert np.array_equal(espirit(kspace[:, 20:44, 18:42], SHAPE), espirit(scan[0]))
 
 
+@pytest.mark.parametrize("edge", [6, 7, 8])
+def test_a_centre_hardly_larger_than_a_patch_gives_unit_maps_or_none(edge: int) -> None:
+    """Far from the object their eigenvalues are so small that powers of them underflow."""
+    shape = (128, 128)
+    kspace = fftc(birdcage_coils(COILS, shape) * shepp_logan(shape), (-2, -1)).astype(np.complex64)
+    vectors, values = espirit_eigen(kspace, calibration=edge)
+    length = np.linalg.norm(vectors[0], axis=0)
+    assert np.abs(length - 1).max() < 1e-3
+    exact = espirit_eigen(kspace.astype(np.complex128), calibration=edge)[1]
+    assert np.abs(values - exact).max() < 0.01
+    maps = np.linalg.norm(espirit(kspace, calibration=edge), axis=0)
+    assert np.abs(maps * (maps - 1)).max() < 1e-3
+
+
 def test_the_maps_of_a_finer_grid_hold_those_of_the_coarse_one(scan: tuple[np.ndarray, ...]) -> None:
     coarse, fine = espirit_eigen(scan[0]), espirit_eigen(scan[0], (128, 120))
     assert relative_error(coarse[1], fine[1][..., ::2, ::2]) < 1e-5
