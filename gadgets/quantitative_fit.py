@@ -38,6 +38,7 @@ _NEIGHBOURS = 0.25
 """Share of a voxel and its neighbours that must have signal for it to be shown."""
 _SPARSE = 0.35
 """Samples of a contrast by voxels below which its image alone is too poor a start."""
+_EMPTY = "there is no signal anywhere, the mask is empty: check the receiver, the coils and the noise scan"
 _PRECISION = np.dtype(np.complex64)
 
 
@@ -210,6 +211,8 @@ class Fits:
     def _readouts(self, due: Due, context: Context) -> tuple[Measured, Place, dict[str, Any]]:
         readouts = [one for n in due.contrasts for one in due.group.contrasts[n] if isinstance(one, Acquisition)] + due.group.calibration
         readouts.sort(key=lambda one: int(one.header["scan_counter"]))
+        if not any(one.data.any() for one in readouts):
+            raise FitError(_EMPTY)
         series = contrast_series(readouts, context, self.recipe.coil_maps, self.recipe.readouts_per_frame)
         found = series.slices[0]
         train = self.recipe.readouts_per_frame
@@ -230,7 +233,7 @@ class Fits:
             bad = np.flatnonzero(~np.isfinite(images.reshape(len(images), -1)).all(1))
             raise FitError(f"contrast {bad[0]} (counted from 0) holds values that are not finite (NaN, Inf)")
         if not size.any():
-            raise FitError("there is no signal anywhere, the mask is empty: check the receiver, the coils and the noise scan")
+            raise FitError(_EMPTY)
         return size
 
     def _mask(self, size: np.ndarray, found: PixelwiseFit, rank: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import pytest
 
 import configs
 from gadgets.items import Acquisition, Image, meta_from_xml
+from gadgets.layout import Flag
 from scripts import map_errors, simulate
 from service.client import replay
 from service.files import read_images
@@ -139,6 +140,15 @@ def test_a_scan_that_ends_early_gives_its_images_and_says_what_is_missing(tmp_pa
     assert "QuantitativeFit" in report.errors[0]
     assert "contrast 5 never came" in report.errors[0]
     assert "flip_angle" in report.errors[0]
+
+
+def test_a_silent_receiver_is_told() -> None:
+    scan = simulate.relaxation("t2", 24, 2)
+    for item in scan.items:
+        if isinstance(item, Acquisition) and not item.is_flag_set(Flag.IS_NOISE_MEASUREMENT):
+            item.data[:] = 0
+    with pytest.raises(ReconstructionError, match=r"QuantitativeFit.*slice 0: there is no signal anywhere, the mask is empty"):
+        reconstruct(scan.items, "t2_multi_echo", header=scan.header)
 
 
 def test_a_header_without_what_the_model_needs_costs_no_image(tmp_path: Path) -> None:
