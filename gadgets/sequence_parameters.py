@@ -22,7 +22,8 @@ def sequence_parameters(header: Header) -> dict[str, Any]:
 
     From sequenceParameters: TR, TE, TI, flip_angle, echo_spacing, b_value and DWI_dir (diffusion). From userParameters: all under
     their own names; ``FlipAngle_0_deg, FlipAngle_1_deg, ...`` also as the list FlipAngle, and names that end in _ms or _deg also
-    without that. sequenceParameters win, but for lists that only userParameters have.
+    without that. sequenceParameters win, but for lists that only userParameters have. Two flip angles of a spin echo are
+    excitation_angle and refocusing_angle.
 
     Raises:
         HeaderError: a value is no number.
@@ -38,6 +39,10 @@ def sequence_parameters(header: Header) -> dict[str, Any]:
         values = header.sequence(element)
         if values and len(values) >= np.size(found.get(name, ())):
             found[name] = values[0] if len(values) == 1 else values
+    flips = header.sequence("flipAngle_deg")
+    if len(flips) == 2 and "spinecho" in (header.text("sequenceParameters", "sequence_type") or "").lower():
+        found.setdefault("excitation_angle", flips[0])
+        found.setdefault("refocusing_angle", flips[1])
     found.update(_diffusion(header))
     return found
 

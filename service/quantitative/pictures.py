@@ -34,7 +34,8 @@ def save_map(path: Path, values: np.ndarray, name: str, unit: str, mask: np.ndar
     factor = max(1, _EDGE // max(pixels.shape[:2]))
     picture = Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1))
     font = ImageFont.load_default(12)
-    labels = [f"{low + (high - low) * n / _TICKS:.3g}" for n in range(_TICKS + 1)]
+    ticks = [low + (high - low) * n / _TICKS for n in range(_TICKS + 1)]
+    labels = [f"{tick:.0f}" if 1000 <= abs(tick) < 1e5 else f"{tick:.3g}" for tick in ticks]
     room = max(font.getlength(label) for label in labels)
     height = max(picture.height, 100)
     width = picture.width + 3 * _MARGIN + _BAR + int(room) + 4

@@ -217,9 +217,11 @@ class _File:
             points = np.stack([values.imag, values.real], -1)
         if points.shape[-1] != 2:
             raise SourceError(f"{self.path}: the trajectory has {points.shape[-1]} axes; only two-dimensional ones are read")
-        points = points.reshape(-1, *shape[1:], 2) if points.size == 2 * np.prod(shape) else points
+        if points.shape[-2] == shape[2] and points.size >= 2 * np.prod(shape):
+            # All projections one after another, those that fill no frame at the end.
+            points = points.reshape(-1, shape[2], 2)[: shape[0] * shape[1]].reshape(*shape, 2)
         if points.shape[:-1] != shape:
-            if points.ndim == 4 and points.shape[0] == 1:
+            if points.shape[:-1] == (1, *shape[1:]):
                 points = np.broadcast_to(points, (*shape, 2))
             else:
                 raise SourceError(

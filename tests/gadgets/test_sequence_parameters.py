@@ -35,6 +35,12 @@ def test_diffusion() -> None:
     assert found["DWI_dir"] == [[1, 0, 0], [0, 0.6, 0.8]]
 
 
+def test_pulses_of_a_spin_echo() -> None:
+    found = parameters(elements(flipAngle_deg=[90, 160], sequence_type="TurboSpinEcho"))
+    assert (found["excitation_angle"], found["refocusing_angle"]) == (90, 160)
+    assert "refocusing_angle" not in parameters(elements(flipAngle_deg=[5, 10], sequence_type="Flash"))
+
+
 def test_values_follow_the_counter_they_belong_to() -> None:
     contrasts = [(echo, 0, 0, repetition) for echo in range(3) for repetition in range(2)]
     found = per_contrast({"TE": [10, 20, 30], "TI": [1, 2], "TR": 5, "phases": [0, 1, 2, 3]}, contrasts)

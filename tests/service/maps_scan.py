@@ -38,7 +38,7 @@ _HEADER = """<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
 </ismrmrdHeader>"""
 
 
-def elements(**values: float | Sequence[float]) -> str:
+def elements(**values: float | str | Sequence[float]) -> str:
     """XML elements, one for each value."""
     return "".join(f"<{name}>{value}</{name}>" for name, many in values.items() for value in np.ravel(many))
 
@@ -107,6 +107,17 @@ def t2_images(echoes: Sequence[float] = ECHOES) -> np.ndarray:
     density, _, t2 = objects()
     images: np.ndarray = density * np.exp(-np.array(echoes)[:, None, None] / np.where(t2 > 0, t2, 1))
     return images
+
+
+def train_images(count: int, first: float, step: float, flip_deg: float) -> np.ndarray:
+    """Every readout of a spoiled train, the first one `first` ms after a perfect inversion: magnetisation pulse by pulse."""
+    density, t1, _ = objects()
+    time = np.where(t1 > 0, t1, 1)
+    recovery, magnetisation, images = np.exp(-step / time), 1 - 2 * np.exp(-first / time), []
+    for _ in range(count):
+        images.append(density * np.sin(np.deg2rad(flip_deg)) * magnetisation)
+        magnetisation = magnetisation * np.cos(np.deg2rad(flip_deg)) * recovery + 1 - recovery
+    return np.array(images)
 
 
 def radial(images: np.ndarray, views: int, coils: int = 4, noise: float = 0.0) -> list[Acquisition]:
