@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from gadgets.base import Context, GadgetError, ParameterError, run
+from gadgets.composite import Parallel
 from gadgets.header import Header
 from gadgets.images import AutoScale, FloatToUShort
 from gadgets.items import Image, Item, Text
+from gadgets.parallel import ImageFanout, UnorderedMerge
 from gadgets.quantitative import QuantitativeFit
 
 ECHOES = (10.0, 25.0, 50.0, 90.0)
@@ -188,3 +190,18 @@ def test_threads_end_when_nobody_listens_any_more() -> None:
     for thread in [one for one in threading.enumerate() if one.name.startswith("leaving")]:
         thread.join(20)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_beside_another_stream(complete: bool) -> None:
+    """In a parallel block nothing waits for the maps for ever, and a failure comes out behind all images."""
+    gadget = QuantitativeFit("maps", model="ExpDecay", regularization="none", minimum_contrasts=0)
+    block = Parallel("block", ImageFanout(), {"plain": [], "fitted": [gadget]}, UnorderedMerge())
+    items = echoes()[: None if complete else 3]
+    if complete:
+        left = list(run([block], items, context()))
+        assert len(left) == 2 * len(items) + 4
+    else:
+        left, error = collected(run([block], items, context()))
+        assert len(left) == 2 * len(items)
+        assert "contrast 3 never came" in str(error)
