@@ -31,7 +31,8 @@ from recon.networks.dncnn import DnCNN
 from recon.networks.fast_dvd_net import FastDVDnet
 from recon.networks.losses import SSIMLoss
 from recon.networks.training.gridded_frames import GriddedFrames
-from recon.networks.training.tasks import AveragedImage, CartesianSeries, NewestFrame, Task
+from recon.networks.training.tasks import AveragedImage, CartesianSeries, CoilClip, NewestFrame, Task
+from recon.networks.unet import UNet
 from recon.networks.varnet import VarNet
 from recon.realtime_spiral import RealtimeSpiral
 from recon.spiral import spiral_trajectory
@@ -54,11 +55,11 @@ class Network(BaseModel):
     """A network and its arguments."""
 
     model_config = ConfigDict(extra="allow")
-    kind: Literal["FastDVDnet", "DnCNN", "VarNet"]
+    kind: Literal["FastDVDnet", "DnCNN", "VarNet", "UNet"]
 
     def build(self) -> keras.Model:
         """With random weights."""
-        kinds = {"FastDVDnet": FastDVDnet, "DnCNN": DnCNN, "VarNet": VarNet}
+        kinds = {"FastDVDnet": FastDVDnet, "DnCNN": DnCNN, "VarNet": VarNet, "UNet": UNet}
         return kinds[self.kind](**(self.model_extra or {}))
 
 
@@ -94,7 +95,7 @@ class TaskRecipe(BaseModel):
     """What to simulate; see `recon.networks.training.tasks`."""
 
     model_config = ConfigDict(extra="forbid")
-    kind: Literal["newest_frame", "averaged_image", "cartesian_series"]
+    kind: Literal["newest_frame", "averaged_image", "cartesian_series", "coil_clip"]
     shape: tuple[int, int]
     noise: tuple[float, float]
     frames: int = 5
@@ -111,7 +112,8 @@ class TaskRecipe(BaseModel):
         gridded = GriddedFrames([trajectory.frames(self.shape) for trajectory in self.trajectories], self.shape)
         if self.kind == "averaged_image":
             return [AveragedImage(gridded, self.noise, each) for each in anatomies]
-        return [NewestFrame(gridded, self.noise, each, self.frames, self.coils) for each in anatomies]
+        kind = CoilClip if self.kind == "coil_clip" else NewestFrame
+        return [kind(gridded, self.noise, each, self.frames, self.coils) for each in anatomies]
 
 
 class Training(Strict):

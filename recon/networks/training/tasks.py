@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from recon.fourier import fftc, ifftc
+from recon.networks.complex_channels import to_channels
 from recon.networks.normalization import min_max, window_scale
 from recon.networks.training.coils import random_coils
 from recon.networks.training.draws import Draws
@@ -62,6 +63,49 @@ class NewestFrame(Task):
         target = (tf.abs(objects[:, -1]) * tf.sqrt(tf.reduce_sum(tf.abs(maps) ** 2, 1)))[..., None]
         scale = window_scale(window)
         return window / scale, target / scale, window[..., -1:] / scale
+
+
+class CoilClip(Task):
+    """The 3D U-Net's: gridded coil images of a clip of frames to their magnitudes without noise and artefacts.
+
+    Channels are the real parts of all virtual coils, the strongest first, then the imaginary parts. Arguments as of `NewestFrame`.
+    """
+
+    def __init__(
+        self, frames: GriddedFrames, noise: tuple[float, float], anatomy: np.ndarray | None, count: int = 24, coils: int = 10
+    ) -> None:
+        super().__init__(noise, anatomy)
+        self.frames, self.count, self.coils = frames, count, coils
+
+    def __call__(self, seed: Any, batch: int) -> tuple[Any, Any, Any]:
+        import tensorflow as tf
+
+        draws = Draws(seed)
+        objects = moving_objects(draws, batch, self.count, self.frames.shape, self.anatomy)
+        maps = random_coils(draws, batch, self.coils, self.frames.shape)
+        gridded = self.frames(draws, objects[:, :, None] * maps[:, None], draws.log_uniform([batch], *self.noise))
+        gridded = tf.transpose(_virtual(gridded), [0, 1, 3, 4, 2])
+        start = tf.sqrt(tf.reduce_sum(tf.abs(gridded) ** 2, -1, keepdims=True))
+        target = (tf.abs(objects) * tf.sqrt(tf.reduce_sum(tf.abs(maps) ** 2, 1))[:, None])[..., None]
+        scale = window_scale(tf.transpose(start[..., 0], [0, 2, 3, 1]))[..., None]
+        return to_channels(gridded) / scale, target / scale, start / scale
+
+    def loss_views(self, image: Any) -> Any:
+        """The frames as channels."""
+        import tensorflow as tf
+
+        return tf.transpose(image[..., 0], [0, 2, 3, 1])
+
+
+def _virtual(images: Any) -> Any:
+    """Coil images ``[batch, frame, coil, y, x]`` turned to principal components, the strongest first, as coil compression does."""
+    import tensorflow as tf
+
+    batch, frames, coils = images.shape[:3]
+    flat = tf.reshape(tf.transpose(images, [0, 2, 1, 3, 4]), [batch, coils, -1])
+    _, vectors = tf.linalg.eigh(tf.matmul(flat, flat, adjoint_b=True))
+    turned = tf.matmul(tf.reverse(vectors, [-1]), flat, adjoint_a=True)
+    return tf.transpose(tf.reshape(turned, [batch, coils, frames, *images.shape[3:]]), [0, 2, 1, 3, 4])
 
 
 class AveragedImage(Task):

@@ -10,6 +10,7 @@ from recon.networks.training.coils import random_coils
 from recon.networks.training.draws import Draws
 from recon.networks.training.gridded_frames import GriddedFrames
 from recon.networks.training.moving_objects import moving_objects
+from recon.networks.training.tasks import CoilClip
 from recon.nufft import Nufft
 from recon.trajectory import radial_trajectory
 
@@ -78,3 +79,18 @@ def test_coils_have_unit_root_sum_of_squares_on_average() -> None:
     size = np.sqrt((np.abs(maps) ** 2).sum(1))
     np.testing.assert_allclose(size.mean((1, 2)), 1, rtol=1e-5)
     assert size.min() > 0.2
+
+
+def test_clips_of_coils_are_what_the_stream_makes_of_them() -> None:
+    """Scaled by the brightness of the clip, virtual coils with the strongest first; sampled fully, without noise, the target itself."""
+    full = np.stack(np.meshgrid(*[2 * np.pi * (np.arange(n) - n // 2) / n for n in SHAPE], indexing="ij"), -1).reshape(-1, 2)
+    frames = GriddedFrames([[(full.astype(np.float32), np.ones(len(full), np.float32))]], SHAPE)
+    inputs, target, start = (array.numpy() for array in CoilClip(frames, (1e-6, 2e-6), None, 4, 3)(tf.constant([1, 2]), 2))
+    assert inputs.shape == (2, 4, *SHAPE, 6)
+    assert target.shape == start.shape == (2, 4, *SHAPE, 1)
+    np.testing.assert_allclose(start, target, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(inputs, axis=-1), start[..., 0], rtol=1e-4, atol=1e-6)
+    energy = (inputs[..., :3] ** 2 + inputs[..., 3:] ** 2).sum((1, 2, 3))
+    assert (np.diff(energy, axis=1) <= 0).all()
+    brightest = np.sort(start.mean(1).reshape(2, -1), axis=1)[:, -3]  # 0.5 % of 480 pixels is three
+    np.testing.assert_allclose(brightest, 1, rtol=1e-4)
