@@ -18,12 +18,14 @@ from recon import device
 from recon.arrays import real_dtype
 from recon.cache import Cache
 from recon.quantitative.data_term import DataTerm
+from recon.quantitative.lanes import Blocks
 from recon.quantitative.linearised import Linearisation, PrimalDual
 from recon.quantitative.model import Map, ModelError, SignalModel
 from recon.quantitative.pixelwise import COMPILED, fit_pixelwise, map_deviations, with_fields
 from recon.quantitative.real_unknowns import Components, covariance, gradient, normal_matrix
 from recon.quantitative.regularisers import build
 from recon.quantitative.settings import Settings
+from recon.quantitative.slices import SliceData, of_term
 
 ENERGY, DERIVATIVE, SLICE = 2000.0, 100.0, 256**2
 """Energy of the scaled data of a slice, and norm of the partial derivatives together: PyQMRI's numbers, which it uses for slices of
@@ -45,6 +47,7 @@ class Step:
         iterations: inner ones.
         seconds: wall time of the step.
         parameters: unknowns after it, complex `[unknown, *voxels]`, amplitudes in the units of the data.
+        hidden: of a fit in blocks, share of the time of copies between host and device during which the device computed.
     """
 
     number: int
@@ -55,6 +58,7 @@ class Step:
     iterations: int
     seconds: float
     parameters: np.ndarray
+    hidden: float | None = None
 
     @property
     def cost(self) -> float:
@@ -93,27 +97,36 @@ class RegularisedFit:
 
 def fit(
     model: SignalModel,
-    term: DataTerm,
+    term: DataTerm | SliceData,
     settings: Settings | None = None,
     weights: np.ndarray | None = None,
     start: np.ndarray | None = None,
     callback: Callable[[Step], None] | None = None,
+    block_slices: int | Blocks | None = None,
 ) -> RegularisedFit:
     """Fit maps to data, regularised.
 
     Args:
         model: with as many contrasts as the data.
-        term: the data, see `recon.quantitative.data_term`; its precision is that of the fit.
+        term: the data, see `recon.quantitative.data_term`, or on the host `recon.quantitative.slices`; their precision is that of the fit.
         settings: None for the defaults.
         weights: of the unknowns' regularisation, `[unknown]`; None for those of the model.
         start: start values, complex `[unknown, *voxels]`, amplitudes in the units of the data; None for a pixel-wise fit of the
             least-squares images.
         callback: called with the start values and after each step.
+        block_slices: slices that a device holds at a time, for volumes `[slice, y, x]` larger than its memory; None for all.
 
     Raises:
-        ModelError: the model does not fit the data.
+        ModelError: the model does not fit the data; with blocks, data or a regularisation that cannot be cut into slices.
         ValueError: weights of another length.
     """
+    if block_slices is not None:
+        from recon.quantitative.block_fit import fit_blocks
+
+        blocks = block_slices if isinstance(block_slices, Blocks) else Blocks(block_slices)
+        data = of_term(term) if isinstance(term, DataTerm) else term
+        return fit_blocks(model, data, settings or Settings(), blocks, weights, start, callback or (lambda step: None))
+    term = term if isinstance(term, DataTerm) else term.whole()
     return _Fit(model, term, settings or Settings(), weights, start).run(callback or (lambda step: None))
 
 

@@ -122,8 +122,8 @@ class PrimalDual:
         import tensorflow as tf
 
         dtype = problem.origin.dtype
-        values, vectors = _spectrum(problem.curvature, self.settings)
-        beta = tf.constant(self.settings.beta, dtype) if self.settings.beta else _ratio(values)
+        values, vectors = spectrum(problem.curvature, self.settings)
+        beta = tf.constant(self.settings.beta, dtype) if self.settings.beta else ratio(*moments(values))
         columns = tf.zeros([0], tf.complex64) if problem.columns is None else problem.columns
         given = (problem.origin, columns, problem.slope, problem.curvature, problem.lower, problem.upper, values, vectors)
         scalars = (tf.constant(gamma, dtype), tf.constant(1 / delta, dtype), beta)
@@ -137,7 +137,7 @@ class PrimalDual:
         import tensorflow as tf
 
         settings = self.settings
-        step = _Step(self, given, scalars)
+        step = Iteration(self, given, scalars, self.gram)
         kx, back = step.forward(x), step.adjoint(x, y)
         # 12 bounds the squared norm of TGV's operator in the plane; from three dimensions on the line search takes over.
         # Without a regulariser nothing but the data limits the step.
@@ -164,15 +164,22 @@ class PrimalDual:
         return x, y, gap, last, count
 
 
-class _Step:
-    """One iteration on the tensors of one graph."""
+class Iteration:
+    """One iteration on the tensors of one graph: of a volume, or of a block of its slices.
 
-    def __init__(self, solver: PrimalDual, given: Tensors, scalars: Tensors) -> None:
+    Args:
+        solver: whose problem it is.
+        given: origin, columns, slope, curvature, lower, upper as in `Linearisation`; values, vectors of `spectrum`.
+        scalars: gamma, 1 / delta, beta.
+        gram: applies E^H E; None where the curvature says all.
+    """
+
+    def __init__(self, solver: PrimalDual, given: Tensors, scalars: Tensors, gram: Callable[[Any], Any] | None) -> None:
         import tensorflow as tf
 
         self.origin, self.columns, self.slope, self.curvature, self.lower, self.upper, self.values, self.vectors = given
         self.gamma, self.damping, self.beta = scalars
-        self.regulariser, self.gram, self.solver = solver.regulariser, solver.gram, solver
+        self.regulariser, self.gram, self.solver = solver.regulariser, gram, solver
         self.none = not solver.regulariser.radii
         shape = [-1, *[1] * (self.origin.shape.rank - 1)]
         self.weights = tf.reshape(tf.constant(solver.weights, self.origin.dtype), shape)
@@ -202,47 +209,63 @@ class _Step:
         import tensorflow as tf
 
         x, kx, y, back, tau, theta = state
-        metric = 1 / tau + self.damping
-        pull = self.slope_at(x[0]) + back[0]
-        step = apply_matrix(self.vectors, _rotated(self.vectors, pull) / (self.values + metric))
-        u = self._boxed(x[0] - step, metric)
-        moved = (u, *(field - tau * pulled for field, pulled in zip(x[1:], back[1:], strict=True)))
+        moved = self.primal(x, back, tau)
         image = self.forward(moved)
         if self.none:
             return moved, image, y, back, tau, theta
 
         def attempt(_: Any, __: Any, trial: Any, ___: Any) -> tuple[Any, ...]:
-            ratio = trial / tau
-            ahead = tuple(one + self.beta * trial * (new + ratio * (new - old)) for one, new, old in zip(y, image, kx, strict=True))
-            dual = self.regulariser.dual(ahead, self.gamma, self.beta * trial)
+            dual = self.dual(image, kx, y, tau, trial)
             pulled = self.adjoint(moved, dual)
-            change = _norm([new - old for new, old in zip(dual, y, strict=True)])
-            too_long = tf.sqrt(self.beta) * trial * _norm([new - old for new, old in zip(pulled, back, strict=True)]) > SAFETY * change
+            too_long = tf.sqrt(self.beta) * trial * tf.sqrt(distance(pulled, back)) > SAFETY * tf.sqrt(distance(dual, y))
             return dual, pulled, tf.where(too_long, SHRINK * trial, trial), too_long
 
         first = (y, back, tau * tf.sqrt(1 + theta), tf.constant(True))
         dual, pulled, taken, _ = tf.while_loop(lambda *s: s[-1], attempt, first, maximum_iterations=TRIALS)
         return moved, image, dual, pulled, taken, taken / tau
 
+    def primal(self, x: Tensors, back: Tensors, tau: Any) -> Tensors:
+        """The next unknowns and fields, voxel by voxel from K^T y but for the data term."""
+        metric = 1 / tau + self.damping
+        pull = self.slope_at(x[0]) + back[0]
+        step = apply_matrix(self.vectors, _rotated(self.vectors, pull) / (self.values + metric))
+        u = self._boxed(x[0] - step, metric)
+        return (u, *(field - tau * pulled for field, pulled in zip(x[1:], back[1:], strict=True)))
+
+    def dual(self, image: Tensors, kx: Tensors, y: Tensors, tau: Any, trial: Any) -> Tensors:
+        """The next dual variables, for a step of `trial` after one of `tau`, from K x after and before the primal step."""
+        ratio = trial / tau
+        ahead = tuple(one + self.beta * trial * (new + ratio * (new - old)) for one, new, old in zip(y, image, kx, strict=True))
+        return self.regulariser.dual(ahead, self.gamma, self.beta * trial)
+
     def gap(self, x: Tensors, kx: Tensors, y: Tensors, back: Tensors) -> Any:
-        """An upper bound of primal minus dual cost, 0 at the solution.
+        """An upper bound of primal minus dual cost, 0 at the solution."""
+        import tensorflow as tf
+
+        sums, sizes = self.gap_terms(x, kx, y, back)
+        return total_gap(sums, sizes, tf.cast(self.gamma, tf.float64))
+
+    def gap_terms(self, x: Tensors, kx: Tensors, y: Tensors, back: Tensors) -> tuple[Any, Any]:
+        """What `total_gap` adds up, of double precision: sums over voxels, and each field's largest magnitude.
 
         By convexity the unknowns can gain no more from the pull q than min over the box of q (u - u'), and where E^H E = D no more
         than q A^-1 q / 2; fields, which are free, are taken to stay within twice their present size.
         """
         import tensorflow as tf
 
+        def total(values: Any) -> Any:
+            return tf.reduce_sum(tf.cast(values, tf.float64))
+
         pull = self.slope_at(x[0]) + back[0]
         rotated = _rotated(self.vectors, pull)
         local = 0.5 * tf.reduce_sum(rotated**2 / (self.values + self.damping), 0)
-        gain = tf.reduce_sum(tf.cast(tf.minimum(local, self._reach(x[0], pull)), tf.float64))
-        for field, pulled in zip(x[1:], back[1:], strict=True):
-            size = 2 * tf.reduce_max(tf.abs(field))
-            gain += tf.reduce_sum(tf.cast(pulled * field + size * tf.abs(pulled), tf.float64))
-        gain += tf.cast(self.gamma, tf.float64) * self.regulariser.value(kx) + self.regulariser.conjugate(y, self.gamma)
-        for one, image in zip(y, kx, strict=True):
-            gain -= tf.reduce_sum(tf.cast(one * image, tf.float64))
-        return gain
+        gain = total(tf.minimum(local, self._reach(x[0], pull))) + self.regulariser.conjugate(y, self.gamma)
+        fields = list(zip(x[1:], back[1:], strict=True))
+        gain += sum(total(pulled * field) for field, pulled in fields)
+        gain -= sum(total(one * image) for one, image in zip(y, kx, strict=True))
+        sizes = [tf.cast(tf.reduce_max(tf.abs(field)), tf.float64) for field, _ in fields]
+        sums = tf.stack([gain, self.regulariser.value(kx), *(total(tf.abs(pulled)) for _, pulled in fields)])
+        return sums, tf.stack(sizes) if sizes else tf.zeros([0], tf.float64)
 
     def _reach(self, u: Any, pull: Any) -> Any:
         """Largest q (u - u') of u' in the box, `[*voxels]`."""
@@ -286,7 +309,7 @@ class _Step:
         return [factor * part for part in parts]
 
 
-def _spectrum(curvature: Any, settings: Settings) -> tuple[Any, Any]:
+def spectrum(curvature: Any, settings: Settings) -> tuple[Any, Any]:
     """Eigenvalues `[component, *voxels]` and vectors `[component, value, *voxels]` of the metric."""
     import tensorflow as tf
 
@@ -304,13 +327,33 @@ def _spectrum(curvature: Any, settings: Settings) -> tuple[Any, Any]:
     return tf.maximum(values, settings.cutoffPre * values[-1:]), vectors
 
 
-def _ratio(values: Any) -> Any:
+def moments(values: Any) -> tuple[Any, Any]:
+    """Sums over voxels of the largest eigenvalue and of its square."""
+    import tensorflow as tf
+
+    return tf.reduce_sum(values[-1]), tf.reduce_sum(values[-1] ** 2)
+
+
+def ratio(total: Any, squares: Any) -> Any:
     """Dual over primal step: the primal step then matches the curvature of voxels with signal."""
     import tensorflow as tf
 
-    strongest = values[-1]
-    typical = tf.math.divide_no_nan(tf.reduce_sum(strongest**2), tf.reduce_sum(strongest))
-    return tf.maximum(typical**2 / 12, tf.constant(1e-12, values.dtype))
+    return tf.maximum(tf.math.divide_no_nan(squares, total) ** 2 / 12, tf.constant(1e-12, total.dtype))
+
+
+def total_gap(sums: Any, sizes: Any, gamma: Any) -> Any:
+    """The gap from `Iteration.gap_terms`; NumPy or tensors, of double precision."""
+    gap = sums[0] + gamma * sums[1]
+    for n in range(sizes.shape[0]):
+        gap += 2 * sizes[n] * sums[2 + n]
+    return gap
+
+
+def distance(one: Tensors, other: Tensors) -> Any:
+    """|one - other|^2."""
+    import tensorflow as tf
+
+    return sum(tf.reduce_sum((a - b) ** 2) for a, b in zip(one, other, strict=True))
 
 
 @cache
@@ -331,9 +374,3 @@ def _rotated(vectors: Any, x: Any) -> Any:
     import tensorflow as tf
 
     return tf.reduce_sum(vectors * x[:, None], 0)
-
-
-def _norm(parts: list[Any]) -> Any:
-    import tensorflow as tf
-
-    return tf.sqrt(sum(tf.reduce_sum(part * part) for part in parts))

@@ -1,0 +1,283 @@
+"""The fit of `recon.quantitative.irgn` to volumes in blocks of slices, for what does not fit into a device's memory.
+
+The same Gauss-Newton steps: scales, norms and costs are those of the whole volume, only the arrays travel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from recon import device
+from recon.arrays import real_dtype
+from recon.quantitative.blocks import BlockPrimalDual, HostProblem
+from recon.quantitative.irgn import DERIVATIVE, ENERGY, SLICE, RegularisedFit, Step, start_values
+from recon.quantitative.lanes import Blocks, Lanes, Span, Volumes
+from recon.quantitative.linearised import PrimalDual, moments, spectrum
+from recon.quantitative.model import ModelError, SignalModel
+from recon.quantitative.pixelwise import COMPILED, with_fields
+from recon.quantitative.real_unknowns import Components, covariance, gradient, normal_matrix
+from recon.quantitative.regularisers import JointWavelet, build
+from recon.quantitative.settings import Settings
+from recon.quantitative.slices import SliceData
+from recon.solvers import conjugate_gradient
+
+_IMAGE_ITERATIONS = 12
+"""Of conjugate gradients for the start images, as `DataTerm.images` does."""
+
+
+def fit_blocks(
+    model: SignalModel,
+    data: SliceData,
+    settings: Settings,
+    blocks: Blocks,
+    weights: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+    callback: Callable[[Step], None] = lambda step: None,
+) -> RegularisedFit:
+    """Fit maps to data, regularised, a block of slices after another: `irgn.fit` to rounding.
+
+    Args:
+        model: with as many contrasts as the data.
+        data: of slices that were encoded each by itself.
+        settings: see there; regularisation by wavelets, which span the volume, is not possible.
+        blocks: how to cut the volume.
+        weights, start, callback: see `irgn.fit`.
+
+    Raises:
+        ModelError: the model does not fit the data, or the regularisation the blocks.
+        ValueError: weights of another length.
+    """
+    with blocks.lanes() as lanes:
+        return _BlockFit(model, data, settings, blocks, lanes, weights, start).run(callback)
+
+
+class _BlockFit:
+    """State and scales of one fit; see `irgn._Fit`."""
+
+    def __init__(
+        self,
+        model: SignalModel,
+        data: SliceData,
+        settings: Settings,
+        blocks: Blocks,
+        lanes: Lanes,
+        weights: np.ndarray | None,
+        start: np.ndarray | None,
+    ) -> None:
+        import tensorflow as tf
+
+        if len(data.rhs) != model.contrasts:
+            raise ModelError(f"{model.name} has {model.contrasts} contrasts, the data {len(data.rhs)}")
+        self.settings, self.data, self.lanes = settings, data, lanes
+        self.volumes, self.spans = Volumes(blocks.folder), blocks.spans(data.voxels[0])
+        self.dtype, self.real = data.rhs.dtype, real_dtype(data.rhs.dtype)
+        images = self._images()
+        self.scale = float(np.abs(images).max())
+        if not self.scale > 0:
+            raise ModelError(f"{model.name}: the data are zero everywhere")
+        self.physical = model.adapted(images)
+        self.model = self.physical.scaled(1 / self.scale)
+        self.units = np.array([self.scale if u.amplitude else 1.0 for u in model.unknowns], self.real).reshape(-1, 1, 1, 1)
+        self.parameters = ((start_values(self.physical, images) if start is None else start) / self.units).astype(self.dtype)
+        del images
+        self.components = Components(model)
+        flags = [unknown.real for unknown in model.unknowns]
+        own = np.array([unknown.weight for unknown in model.unknowns]) if weights is None else np.asarray(weights, float)
+        if own.shape != (len(model.unknowns),):
+            raise ValueError(f"weights of shape {own.shape} for {len(model.unknowns)} unknowns")
+        regulariser = build(settings, data.voxels, flags)
+        if isinstance(regulariser, JointWavelet):
+            raise ModelError("wavelet coefficients belong to the whole volume: choose TV or TGV, or fit without block_slices")
+        rows = tuple(own[n] for n, _ in self.components.table)
+        self.compiled = data.graph and (device.use_gpu() or blocks.slices * int(np.prod(data.voxels[1:])) > COMPILED)
+        self.solver = PrimalDual(self.components, flags, regulariser, None, rows, settings, self.compiled)
+        self.iterations = BlockPrimalDual(self.solver, data, lanes, self.spans, self.volumes, self.compiled)
+        shares = data.rhs[0].size / SLICE
+        self.energy = ENERGY * shares / data.energy
+        self.norm = DERIVATIVE * np.sqrt(shares / len(model.unknowns))
+        self.fields = {name: _spread(values, data.voxels) for name, values in self.model.fields.items()}
+        self.arrays: list[np.ndarray] = []
+        # Eigenvalues are the CPU's work, and models are traced quickly: compiling pays for the iterations only.
+        self._evaluate_block, self._linearise_block, self._covariance_block = (
+            tf.function(one) for one in (self._evaluated, self._linearised, self._spread_of)
+        )
+
+    def run(self, callback: Callable[[Step], None]) -> RegularisedFit:
+        settings = self.settings
+        cost, norms = self._evaluate()
+        steps = [Step(0, settings.max_gn_it, cost, 0.0, 1.0, 0, 0.0, self._physical())]
+        callback(steps[0])
+        reference: float | None = None
+        for number in range(settings.max_gn_it):
+            clock = time.perf_counter()
+            self.lanes.reset()
+            gamma, delta, iterations = settings.at(number)
+            problem, scales = self._linearise(norms)
+            self.iterations.x[0][...] = problem.arrays[0]
+            solution = self.iterations.solve(problem, gamma, delta, iterations, reference)
+            reference = solution.first if reference is None else reference
+            self._join(scales)
+            cost, norms = self._evaluate()
+            step = Step(
+                number + 1,
+                settings.max_gn_it,
+                cost,
+                gamma * solution.regularisation,
+                solution.last / reference if reference else 0.0,
+                solution.iterations,
+                time.perf_counter() - clock,
+                self._physical(),
+                self.lanes.hidden,
+            )
+            steps.append(step)
+            callback(step)
+            if number and abs(steps[-2].cost - step.cost) < settings.rtol * steps[0].cost:
+                break
+        return RegularisedFit(self.physical, steps[-1].parameters, self._covariance(cost), tuple(steps))
+
+    # -- passes over the volume --------------------------------------------------------------------------------------
+
+    def _images(self) -> np.ndarray:
+        """Least-squares images, as `DataTerm.images`."""
+        import tensorflow as tf
+
+        data = self.data
+        if data.pointwise:
+            images = self.volumes.zeros(data.rhs.shape, self.dtype)
+            bound = np.broadcast_to(data.bound, data.rhs.shape)
+            np.divide(data.rhs, bound, out=images, where=bound > 0)
+            return images
+        gram = tf.function(lambda x, operands: self._gram(x, None, operands))
+
+        def apply(x: np.ndarray) -> np.ndarray:
+            result = np.empty_like(x)
+
+            def store(span: Span, parts: list[np.ndarray]) -> None:
+                result[:, span.first : span.last] = parts[0]
+
+            def gather(span: Span) -> Any:
+                return span.own(x), [span.own(one) for one in data.operands]
+
+            self.lanes.sweep(self.spans, gather, lambda span, given: ([gram(*given)], ()), store)
+            return result
+
+        images = conjugate_gradient(apply, data.rhs, _IMAGE_ITERATIONS)
+        return np.asarray(images, self.dtype)
+
+    def _evaluate(self) -> tuple[float, np.ndarray]:
+        """Moves the parameters within their bounds; cost of the data there, and the norms of the derivatives `[unknown]`."""
+
+        def store(span: Span, results: list[np.ndarray]) -> None:
+            self.parameters[:, span.first : span.last] = results[0]
+            self.volumes.release()
+
+        totals: list[Any] = self.lanes.sweep(self.spans, self._gather, lambda span, given: self._evaluate_block(given), store)
+        squares = sum(one for one, _ in totals)
+        cost = 0.5 * self.energy * (float(sum(one for _, one in totals)) + self.data.energy)
+        assert isinstance(squares, np.ndarray)
+        return cost, np.sqrt(squares)
+
+    def _linearise(self, norms: np.ndarray) -> tuple[HostProblem, np.ndarray]:
+        """The problem around the parameters, and the scale of each unknown."""
+        scales = np.where(norms > 0, self.norm / np.where(norms > 0, norms, 1) / np.sqrt(self.energy) / self.scale, 1.0)
+        rows = np.array([scales[n] for n, _ in self.components.table], self.real).reshape(-1, 1, 1, 1)
+
+        def store(span: Span, results: list[np.ndarray]) -> None:
+            if not self.arrays:
+                shapes = [(*one.shape[:-3], *self.data.voxels) for one in results]
+                self.arrays = [self.volumes.zeros(shape, one.dtype) for shape, one in zip(shapes, results, strict=True)]
+            for array, result in zip(self.arrays, results, strict=True):
+                array[..., span.first : span.last, :, :] = result
+            self.volumes.release()
+
+        totals = self.lanes.sweep(self.spans, self._gather, lambda span, given: self._linearise_block(given, rows), store)
+        strongest, squares, largest = np.transpose(totals)
+        if not self.settings.precond:
+            # One number for all voxels: each block knew only its own.
+            self.arrays[3][...] = largest.max()
+            strongest, squares = largest.max() * self.data.rhs[0].size, largest.max() ** 2 * self.data.rhs[0].size
+        lower, upper = (np.array([getattr(u, name) for u in self.model.unknowns] / scales, self.real) for name in ("lower", "upper"))
+        return HostProblem(self.arrays, lower, upper, float(np.sum(strongest)), float(np.sum(squares))), scales
+
+    def _covariance(self, cost: float) -> np.ndarray:
+        """As in `irgn.fit`: `[unknown, unknown, *voxels]`, in the units of the data."""
+        count = len(self.units)
+        result = np.empty((count, count, *self.data.voxels), self.real)
+        variance = self.real.type(2 * cost / self.energy / self.scale**2 / (2 * self.data.samples))
+
+        def store(span: Span, results: list[np.ndarray]) -> None:
+            result[:, :, span.first : span.last] = results[0] * self.units[:, None] * self.units[None]
+
+        self.lanes.sweep(self.spans, self._gather, lambda span, given: ([self._covariance_block(given, variance)], ()), store)
+        return result
+
+    def _gather(self, span: Span) -> Any:
+        data = self.data
+        fields = {name: span.own(values) for name, values in self.fields.items()}
+        arrays = [span.own(one) for one in (self.parameters, data.rhs, data.bound, data.diagonal)]
+        return arrays, fields, [span.own(one) for one in data.operands]
+
+    # -- within the graphs, on one block -----------------------------------------------------------------------------
+
+    def _evaluated(self, given: Any) -> Any:
+        import tensorflow as tf
+
+        (parameters, rhs, bound, _), fields, operands = given
+        parameters = self.model.constrain(parameters)
+        signal, jacobian = with_fields(self.model, fields).jacobian(parameters)
+        axes = [axis for axis in range(jacobian.shape.rank) if axis != 1]
+        squares = tf.reduce_sum(tf.cast(tf.math.abs(jacobian) ** 2, tf.float64), axes)
+        signal *= tf.cast(self.scale, signal.dtype)
+        inner = tf.math.conj(signal) * (self._gram(signal, bound, operands) - 2 * rhs)
+        return [parameters], (squares, tf.reduce_sum(tf.cast(tf.math.real(inner), tf.float64)))
+
+    def _linearised(self, given: Any, rows: Any) -> Any:
+        import tensorflow as tf
+
+        (parameters, rhs, bound, _), fields, operands = given
+        signal, jacobian = with_fields(self.model, fields).jacobian(parameters)
+        pulled = self.scale * (self.scale * self._gram(signal, bound, operands) - rhs)
+        columns = [
+            column * tf.cast(row, column.dtype) for column, row in zip(self.components.columns(jacobian), tf.unstack(rows), strict=True)
+        ]
+        factor = tf.constant(self.energy, self.real)
+        curvature = factor * self.scale**2 * normal_matrix(columns, bound)
+        values, vectors = spectrum(curvature, self.settings)
+        results = [self.components.split(parameters) / rows, factor * gradient(columns, pulled), curvature, values, vectors]
+        if not self.data.pointwise:
+            results.append(tf.stack(columns) * tf.cast(np.sqrt(self.energy * self.scale**2), self.dtype))
+        numbers = [tf.cast(one, tf.float64) for one in (*moments(values), tf.reduce_max(values))]
+        return results, tf.stack(numbers)
+
+    def _spread_of(self, given: Any, variance: Any) -> Any:
+        (parameters, _, _, diagonal), fields, _ = given
+        columns = self.components.columns(with_fields(self.model, fields).jacobian(parameters)[1])
+        return covariance(self.components, self.components.split(parameters), normal_matrix(columns, diagonal), variance)
+
+    def _gram(self, x: Any, bound: Any, operands: Any) -> Any:
+        import tensorflow as tf
+
+        return x * tf.cast(bound, x.dtype) if self.data.gram is None else self.data.gram(x, *operands)
+
+    # -- the rest ----------------------------------------------------------------------------------------------------
+
+    def _join(self, scales: np.ndarray) -> None:
+        """The parameters from scaled components, see `Components.join`."""
+        for row, (n, part) in enumerate(self.components.table):
+            target = self.parameters[n].imag if part else self.parameters[n].real
+            np.multiply(self.iterations.x[0][row], self.real.type(scales[n]), out=target)
+
+    def _physical(self) -> np.ndarray:
+        values: np.ndarray = self.parameters * self.units
+        return values
+
+
+def _spread(values: np.ndarray, voxels: tuple[int, ...]) -> np.ndarray:
+    """A per-voxel input, or one that is alike in some direction, on all voxels: `[..., *voxels]`."""
+    values = np.asarray(values)
+    leading = values.shape[: max(0, values.ndim - len(voxels))]
+    return np.broadcast_to(values, (*leading, *voxels))
