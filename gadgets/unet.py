@@ -96,6 +96,7 @@ class _Series:
         self.gadget, self.reconstruction, self.network, self.marks, self.position = gadget, reconstruction, network, marks, position
         self._clips: Clips[_Gathered] = Clips(network.frames, gadget.overlap)
         self._compression: np.ndarray | None = None
+        self._channels = 0
         self._warm = False
 
     def take(self, frame: Frame) -> Iterator[Image]:
@@ -107,7 +108,11 @@ class _Series:
             shape = self.reconstruction.grid(frame.series.space).crop
             if self.network.takes(shape):
                 self.network.warm(shape)
-        gathered = _Gathered(_without_data(frame), self.reconstruction.samples(frame.readouts, compress=False))
+        samples = self.reconstruction.samples(frame.readouts, compress=False)
+        self._channels = self._channels or len(samples.data)
+        if len(samples.data) != self._channels:
+            raise ValueError(f"frame {frame.number} has {len(samples.data)} channels, earlier frames of its series {self._channels}")
+        gathered = _Gathered(_without_data(frame), samples)
         if self._compression is not None:
             self._grid(gathered)
         clip = self._clips.add(gathered)

@@ -172,6 +172,13 @@ def test_weights_that_are_not_shipped_are_asked_for(radial: simulate.Scan) -> No
         clips(radial, "inter4k_unet_published")
 
 
+def test_channels_that_get_lost_on_the_way_are_noticed(radial: simulate.Scan, weights: dict[str, str]) -> None:
+    readouts = [item for item in radial.items if isinstance(item, Acquisition) and not item.is_flag_set(Flag.IS_NOISE_MEASUREMENT)]
+    items: list[Item] = [item.with_data(item.data[:11], item.trajectory) if _frame(item) == 3 else item for item in readouts]
+    with pytest.raises(ReconstructionError, match="frame 4 has 11 channels, earlier frames of its series 12"):
+        clips(radial, weights["unet"], items)
+
+
 def _brighter(item: Item) -> Item:
     assert isinstance(item, Acquisition)
     return item if item.is_flag_set(Flag.IS_NOISE_MEASUREMENT) else item.with_data(item.data * np.float32(1.5), item.trajectory)

@@ -119,6 +119,26 @@ def test_samples_that_are_nan_count_as_missing(scan: simulate.Scan, descent: str
     assert max(error(image, scan.truth["images"][0]) for n, image in enumerate(found) if n != 3) < 0.17
 
 
+def test_phases_of_one_repetition_are_frames_too(scan: simulate.Scan, descent: str) -> None:
+    items = [item.with_data(item.data) for item in scan.items if isinstance(item, Acquisition)]
+    for item in items:
+        item.header["idx"]["phase"], item.header["idx"]["repetition"] = item.header["idx"]["repetition"], 0
+        item.header["flags"] = int(item.header["flags"]) & Flag.IS_NOISE_MEASUREMENT.mask
+    found, expected = images(scan, descent, list(items)), images(scan, descent)
+    assert [int(image.phase) for image in found] == list(range(FRAMES))
+    assert [image.data.tobytes() for image in found] == [image.data.tobytes() for image in expected]
+
+
+@pytest.mark.parametrize("properties", [{"map_threshold": 0.05}, {"coil_maps": "espirit"}])
+def test_maps_can_be_zero_outside_the_object(scan: simulate.Scan, descent: str, properties: dict[str, object]) -> None:
+    truth = scan.truth["images"][0]
+    (plain, *_), (cut, *_) = images(scan, descent), images(scan, descent, calibration_size=32, **properties)
+    outside = np.hypot(*np.meshgrid(*[np.arange(N) - N // 2] * 2)) > 0.62 * N  # the corners
+    assert plain.data[0, 0][outside].all()
+    assert not cut.data[0, 0][outside].any()
+    assert error(cut, truth) < 0.25
+
+
 def test_errors_say_what_to_do(scan: simulate.Scan, random: str) -> None:
     for properties, message in (
         ({"weights": "inter4k_varnet_published", "frames": 24}, "VarNetRecon.*states no licence; give the path of your own copy"),
