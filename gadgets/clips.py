@@ -11,11 +11,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Clip(Generic[T]):
-    """frames: of the clip, the oldest first; first, last: those from `first` up to but not including `last` leave with it."""
+    """frames: of the clip, the oldest first; first, last: those from `first` up to but not including `last` leave with it; again: it has
+    the frames of the clip before."""
 
     frames: list[T]
     first: int
     last: int
+    again: bool = False
 
 
 class Clips(Generic[T]):
@@ -35,10 +37,12 @@ class Clips(Generic[T]):
         self._wanted = length
         self._recent: deque[T] = deque(maxlen=length)
         self._waiting = 0
+        self._unchanged = False
 
     def add(self, frame: T) -> Clip[T] | None:
         """Take the next frame; the clip that is complete with it, if any."""
         self._recent.append(frame)
+        self._unchanged = False
         self._waiting += 1
         self._wanted -= 1
         if self._wanted:
@@ -56,4 +60,5 @@ class Clips(Generic[T]):
         first, self._waiting = count - self._waiting, held_back
         period = max(2 * count - 2, 1)
         there_and_back = [count - 1 - abs(count - 1 - n % period) for n in range(self.length)]
-        return Clip([frames[n] for n in there_and_back], first, count - held_back)
+        again, self._unchanged = self._unchanged, True
+        return Clip([frames[n] for n in there_and_back], first, count - held_back, again)

@@ -97,6 +97,7 @@ class _Series:
         self._clips: Clips[_Gathered] = Clips(network.frames, gadget.overlap)
         self._compression: np.ndarray | None = None
         self._channels = 0
+        self._result = (np.empty(0), "")
         self._warm = False
 
     def take(self, frame: Frame) -> Iterator[Image]:
@@ -129,7 +130,9 @@ class _Series:
         if self._compression is None:
             self._compression = self._fitted([gathered.samples for gathered in clip.frames])
         coil_images = np.stack([self._grid(gathered) for gathered in clip.frames])
-        images, failure = self._network(coil_images)
+        if not clip.again:
+            self._result = self._network(coil_images)
+        images, failure = self._result
         for n in range(clip.first, clip.last):
             image, why = images[n], failure
             if not why and not np.isfinite(image).all():

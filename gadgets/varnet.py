@@ -168,6 +168,7 @@ class _Series:
         self._clips: Clips[_Frame] = Clips(network.frames, gadget.overlap)
         self._compressor: CoilCompressor | None = None
         self._calibration: Calibration | None = None
+        self._result = (np.empty(0), "")
         self._warm = False
 
     def take(self, frame: _Frame) -> Iterator[ImageArray]:
@@ -199,7 +200,9 @@ class _Series:
         volume = (kspace.shape[1], 1, *kspace.shape[2:])
         self._calibration = self.gadget._calibrate(source, volume, self._calibration)
         sampled = np.any(kspace, axis=1)
-        images, failure = self._network(kspace, sampled, self._calibration.maps[:, 0])
+        if not clip.again:
+            self._result = self._network(kspace, sampled, self._calibration.maps[:, 0])
+        images, failure = self._result
         for n in range(clip.first, clip.last):
             image, why = images[n], failure
             if not why and not np.isfinite(image).all():

@@ -36,6 +36,13 @@ def test_thirty_frames_are_two_clips_of_24() -> None:
     assert (second.frames, second.first, second.last) == (list(range(6, 30)), 16, 24)
 
 
+def test_a_series_that_ends_with_a_clip_has_it_twice() -> None:
+    first, second = cut(8, 8, 3)
+    assert (first.frames, first.first, first.last, first.again) == (list(range(8)), 0, 6, False)
+    assert (second.frames, second.first, second.last, second.again) == (list(range(8)), 6, 8, True)
+    assert not any(clip.again for clip in cut(9, 8, 3))
+
+
 def test_a_short_series_is_filled_up_there_and_back() -> None:
     assert cut(3, 8, 2) == [Clip([0, 1, 2, 1, 0, 1, 2, 1], 0, 3)]
     assert cut(1, 4, 0) == [Clip([0, 0, 0, 0], 0, 1)]
