@@ -115,9 +115,14 @@ class RepetitionFrames:
 
     Where these flags are missing, a frame is complete when the repetition counter of its series changes, or at the end; `late` counts
     these frames. No readout is left over. LAST_IN_SLICE counts only in the last average.
+
+    Args:
+        header: of the measurement.
+        each_contrast: a frame is complete with its own LAST_IN_ENCODE_STEP1 or LAST_IN_CONTRAST readout of the last average (in the plane).
     """
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: Header, each_contrast: bool = False) -> None:
+        self._each_contrast = [each_contrast and encoding.encoded.matrix[2] == 1 for encoding in header.encodings]
         limits = [encoding.limit("average") for encoding in header.encodings]
         self._averages = [limit.maximum if limit else 0 for limit in limits]
         self._pending: dict[Series, list[Readout]] = {}
@@ -136,8 +141,11 @@ class RepetitionFrames:
         self._pending.setdefault(series, []).append(readout)
         if readout.flag(Flag.LAST_IN_REPETITION) or readout.flag(Flag.LAST_IN_MEASUREMENT):
             frames += self._complete(list(self._pending))
-        elif readout.flag(Flag.LAST_IN_SLICE) and readout.header["idx"]["average"] >= self._averages[series.space]:
-            frames += self._complete([one for one in self._pending if (one.space, one.slice) == (series.space, series.slice)])
+        elif readout.header["idx"]["average"] >= self._averages[series.space]:
+            if readout.flag(Flag.LAST_IN_SLICE):
+                frames += self._complete([one for one in self._pending if (one.space, one.slice) == (series.space, series.slice)])
+            elif self._each_contrast[series.space] and (readout.flag(Flag.LAST_IN_ENCODE_STEP1) or readout.flag(Flag.LAST_IN_CONTRAST)):
+                frames += self._complete([series])
         return frames
 
     def finish(self) -> list[Frame]:

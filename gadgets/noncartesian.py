@@ -19,11 +19,16 @@ class NonCartesianRecon(NonCartesianGadget):
     readouts, else from its own data, and are reused for its later contrasts and repetitions.
     """
 
+    each_contrast: bool = parameter(
+        False,
+        help="an image is due with the last readout of its own contrast (LAST_IN_ENCODE_STEP1 or LAST_IN_CONTRAST flag), not with that of "
+        "its slice: for contrasts that are measured one after another",
+    )
     reuse_maps: bool = parameter(True, help="keep a slice's sensitivity maps for all its images; otherwise every image makes its own")
 
     def __call__(self, items: Stream) -> Iterator[Item]:
         reconstruction = Reconstruction(self, items.context)
-        gathering = RepetitionFrames(items.header)
+        gathering = RepetitionFrames(items.header, self.each_contrast)
         for frame in frames_of(items, reconstruction, gathering):
             yield self._image(frame, reconstruction)
         if gathering.late:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from gadgets.base import Context, Gadget, ParameterError, Stream, parameter, stop
 from gadgets.channel import Closed, in_background
@@ -135,6 +135,13 @@ class QuantitativeFit(Gadget):
             raise FitError(f"{self.signal_model} has no map {', '.join(unknown)}; it has {', '.join(fits.names)}")
 
 
+class _Times(NamedTuple):
+    """When the newest readout of maps had arrived, and when they were due (perf_counter)."""
+
+    received: float
+    triggered: float
+
+
 class _Cancelled(Exception):
     """Nobody waits for the maps any more."""
 
@@ -180,34 +187,34 @@ class _Work:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, due: Due, put: Callable[[Item], None]) -> None:
-        triggered = time.perf_counter()
+        times = _Times(due.group.newest.received, time.perf_counter())
         account = replace(self.context, seconds={}, counts={})
         while len(self._jobs) >= 2 * self.gadget.waiting:
             self._jobs.popleft().result()
-        prepared = self._quick.submit(self._make_pixelwise, due, account, triggered, put)
+        prepared = self._quick.submit(self._make_pixelwise, due, account, times, put)
         self._jobs.append(prepared)
         if due.complete and self.gadget.regularization != "none":
-            self._jobs.append(self._thorough.submit(self._make_regularised, due, prepared, triggered, put))
+            self._jobs.append(self._thorough.submit(self._make_regularised, due, prepared, times, put))
 
-    def _make_pixelwise(self, due: Due, account: Context, triggered: float, put: Callable[[Item], None]) -> Data | None:
+    def _make_pixelwise(self, due: Due, account: Context, times: _Times, put: Callable[[Item], None]) -> Data | None:
         begun = time.perf_counter()
         with self._failing(due):
             data = self.fits.prepare(due, account)
             self._counts.update(account.counts)
             made = "" if due.complete else f", {len(due.contrasts)} of {self.fits.contrasts} contrasts"
-            self._send(self._pixelwise, due, data, data.maps, f"pixel-wise{made}", triggered, put)
+            self._send(self._pixelwise, data, data.maps, f"pixel-wise{made}", times, put)
             self._tell(due, "pixel-wise", begun)
             return data
         return None
 
-    def _make_regularised(self, due: Due, prepared: Future[Data | None], triggered: float, put: Callable[[Item], None]) -> None:
+    def _make_regularised(self, due: Due, prepared: Future[Data | None], times: _Times, put: Callable[[Item], None]) -> None:
         data = prepared.result()
         if data is None:
             return
         begun = time.perf_counter()
         with self._failing(due):
             maps = self.fits.regularised(data, self.gadget.settings, self._go_on)
-            self._send(self._regularised, due, data, maps, self.gadget.regularization, triggered, put)
+            self._send(self._regularised, data, maps, self.gadget.regularization, times, put)
             self._tell(due, self.gadget.regularization, begun)
 
     @contextmanager
@@ -225,11 +232,9 @@ class _Work:
             else:
                 self.context.log.warning("%s: no first maps: %s", self.gadget.name, told)
 
-    def _send(
-        self, series: MapImages, due: Due, data: Data, maps: dict[str, Map], method: str, triggered: float, put: Callable[[Item], None]
-    ) -> None:
+    def _send(self, series: MapImages, data: Data, maps: dict[str, Map], method: str, times: _Times, put: Callable[[Item], None]) -> None:
         for image in series.images(maps, data.mask, data.place, self._wanted(maps), method):
-            image.received, image.triggered = due.group.newest.received, triggered
+            image.received, image.triggered = times
             put(image)
 
     def _wanted(self, maps: dict[str, Map]) -> list[str]:

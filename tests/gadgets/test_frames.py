@@ -97,3 +97,14 @@ def test_readouts_without_image_content_are_told_apart() -> None:
     assert kinds[Flag.IS_DUMMYSCAN_DATA] == "dummy"
     images = (Flag.LAST_IN_SLICE, Flag.IS_PARALLEL_CALIBRATION, Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING, Flag.IS_REVERSE, Flag.USER1)
     assert all(kinds[flag] is None for flag in images)
+
+
+def test_a_contrast_is_an_image_when_it_is_complete_if_asked_for() -> None:
+    def due(each_contrast: bool) -> list[tuple[int, list[int]]]:
+        gathering = RepetitionFrames(Header(scans.header_xml((8, 8))), each_contrast)
+        flags = [(), (Flag.LAST_IN_ENCODE_STEP1,), (), (Flag.LAST_IN_CONTRAST,), (Flag.LAST_IN_REPETITION,)]
+        scan = [readout(number, *each, contrast=number // 2) for number, each in enumerate(flags)]
+        return [(number, numbers(frame)) for number, one in enumerate(scan) for frame in gathering.add(one)]
+
+    assert due(True) == [(1, [0, 1]), (3, [2, 3]), (4, [4])]
+    assert due(False) == [(4, [0, 1]), (4, [2, 3]), (4, [4])]
