@@ -10,11 +10,13 @@ import pytest
 
 from gadgets.base import Context, GadgetError, ParameterError, run
 from gadgets.composite import Parallel
+from gadgets.contrast_gathering import Due
 from gadgets.header import Header
 from gadgets.images import AutoScale, FloatToUShort
 from gadgets.items import Image, Item, Text
 from gadgets.parallel import ImageFanout, UnorderedMerge
 from gadgets.quantitative import QuantitativeFit
+from gadgets.quantitative_fit import Data, Fits
 
 ECHOES = (10.0, 25.0, 50.0, 90.0)
 SIZE = 12
@@ -205,3 +207,18 @@ def test_beside_another_stream(complete: bool) -> None:
         left, error = collected(run([block], items, context()))
         assert len(left) == 2 * len(items)
         assert "contrast 3 never came" in str(error)
+
+
+def test_images_do_not_wait_for_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, prepare = threading.Event(), Fits.prepare
+
+    def held_up(self: Fits, due: Due, about: Context) -> Data:
+        assert gate.wait(60)
+        return prepare(self, due, about)
+
+    monkeypatch.setattr(Fits, "prepare", held_up)
+    items = [*echoes(), *echoes(repetition=1)]
+    stream = run([QuantitativeFit(model="ExpDecay", regularization="none", minimum_contrasts=0)], items, context())
+    assert [next(stream) for _ in items] == items
+    gate.set()
+    assert [int(one.header["repetition"]) for one in stream if isinstance(one, Image)] == [0] * 4 + [1] * 4
