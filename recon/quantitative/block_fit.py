@@ -14,11 +14,11 @@ import numpy as np
 from recon import device
 from recon.arrays import real_dtype
 from recon.quantitative.blocks import BlockPrimalDual, HostProblem
-from recon.quantitative.irgn import DERIVATIVE, ENERGY, SLICE, RegularisedFit, Step, start_values
+from recon.quantitative.irgn import DERIVATIVE, ENERGY, SLICE, RegularisedFit, Step, settled, squares, start_values
 from recon.quantitative.lanes import Blocks, Lanes, Span, Volumes
 from recon.quantitative.linearised import PrimalDual, moments, spectrum
 from recon.quantitative.model import ModelError, SignalModel
-from recon.quantitative.pixelwise import COMPILED, with_fields
+from recon.quantitative.pixelwise import COMPILED, fit_pixelwise, with_fields
 from recon.quantitative.real_unknowns import Components, covariance, gradient, normal_matrix
 from recon.quantitative.regularisers import JointWavelet, build
 from recon.quantitative.settings import Settings
@@ -82,7 +82,7 @@ class _BlockFit:
         self.physical = model.adapted(images)
         self.model = self.physical.scaled(1 / self.scale)
         self.units = np.array([self.scale if u.amplitude else 1.0 for u in model.unknowns], self.real).reshape(-1, 1, 1, 1)
-        self.parameters = ((start_values(self.physical, images) if start is None else start) / self.units).astype(self.dtype)
+        self.parameters = ((self._start(images) if start is None else start) / self.units).astype(self.dtype)
         del images
         self.components = Components(model)
         flags = [unknown.real for unknown in model.unknowns]
@@ -168,6 +168,20 @@ class _BlockFit:
         images = conjugate_gradient(apply, data.rhs, _IMAGE_ITERATIONS)
         return np.asarray(images, self.dtype)
 
+    def _start(self, images: np.ndarray) -> np.ndarray:
+        """`irgn.start_values`, by blocks."""
+        if self.physical.fields:
+            # Each part of a model with inputs of its own would be a graph of its own.
+            return start_values(self.physical, images)
+        parameters = np.empty((len(self.units), *self.data.voxels), self.dtype)
+        deviation = np.empty(parameters.shape, self.real)
+        for span in self.spans:
+            part = span.own(images)
+            found = fit_pixelwise(self.physical, part, np.ones(part.shape[1:], bool), scale=self.scale)
+            parameters[:, span.first : span.last], deviation[:, span.first : span.last] = found.parameters, found.deviation
+            self.volumes.release()
+        return settled(self.physical, parameters, deviation)
+
     def _evaluate(self) -> tuple[float, np.ndarray]:
         """Moves the parameters within their bounds; cost of the data there, and the norms of the derivatives `[unknown]`."""
 
@@ -176,10 +190,9 @@ class _BlockFit:
             self.volumes.release()
 
         totals: list[Any] = self.lanes.sweep(self.spans, self._gather, lambda span, given: self._evaluate_block(given), store)
-        squares = sum(one for one, _ in totals)
+        norms = np.sqrt(np.sum([one for one, _ in totals], 0))
         cost = 0.5 * self.energy * (float(sum(one for _, one in totals)) + self.data.energy)
-        assert isinstance(squares, np.ndarray)
-        return cost, np.sqrt(squares)
+        return cost, norms
 
     def _linearise(self, norms: np.ndarray) -> tuple[HostProblem, np.ndarray]:
         """The problem around the parameters, and the scale of each unknown."""
@@ -195,13 +208,13 @@ class _BlockFit:
             self.volumes.release()
 
         totals = self.lanes.sweep(self.spans, self._gather, lambda span, given: self._linearise_block(given, rows), store)
-        strongest, squares, largest = np.transpose(totals)
+        strongest, energies, largest = np.transpose(totals)
         if not self.settings.precond:
             # One number for all voxels: each block knew only its own.
             self.arrays[3][...] = largest.max()
-            strongest, squares = largest.max() * self.data.rhs[0].size, largest.max() ** 2 * self.data.rhs[0].size
+            strongest, energies = largest.max() * self.data.rhs[0].size, largest.max() ** 2 * self.data.rhs[0].size
         lower, upper = (np.array([getattr(u, name) for u in self.model.unknowns] / scales, self.real) for name in ("lower", "upper"))
-        return HostProblem(self.arrays, lower, upper, float(np.sum(strongest)), float(np.sum(squares))), scales
+        return HostProblem(self.arrays, lower, upper, float(np.sum(strongest)), float(np.sum(energies))), scales
 
     def _covariance(self, cost: float) -> np.ndarray:
         """As in `irgn.fit`: `[unknown, unknown, *voxels]`, in the units of the data."""
@@ -229,11 +242,9 @@ class _BlockFit:
         (parameters, rhs, bound, _), fields, operands = given
         parameters = self.model.constrain(parameters)
         signal, jacobian = with_fields(self.model, fields).jacobian(parameters)
-        axes = [axis for axis in range(jacobian.shape.rank) if axis != 1]
-        squares = tf.reduce_sum(tf.cast(tf.math.abs(jacobian) ** 2, tf.float64), axes)
         signal *= tf.cast(self.scale, signal.dtype)
         inner = tf.math.conj(signal) * (self._gram(signal, bound, operands) - 2 * rhs)
-        return [parameters], (squares, tf.reduce_sum(tf.cast(tf.math.real(inner), tf.float64)))
+        return [parameters], (squares(jacobian), tf.reduce_sum(tf.cast(tf.math.real(inner), tf.float64)))
 
     def _linearised(self, given: Any, rows: Any) -> Any:
         import tensorflow as tf

@@ -84,8 +84,10 @@ class BlockPrimalDual:
 
     def solve(self, problem: HostProblem, gamma: float, delta: float, iterations: int, reference: float | None = None) -> BlockSolution:
         """Iterate from x and y; see `PrimalDual.solve`."""
+        import tensorflow as tf
+
         settings, real = self.solver.settings, self.real.type
-        beta = real(settings.beta) if settings.beta else ratio(_tensor(problem.strongest, real), _tensor(problem.squares, real)).numpy()
+        beta = real(settings.beta or ratio(*(tf.constant(one, tf.float64) for one in (problem.strongest, problem.squares))).numpy())
         scalars = (real(gamma), real(1 / delta), beta)
         # As in `PrimalDual`.
         tau = real(1 / np.sqrt(beta * 12)) if self.y else real(np.inf)
@@ -198,8 +200,7 @@ class BlockPrimalDual:
         pulled = step.adjoint(moved, dual)
         width = back[0].shape[-3]
         own, before, pulled = (tuple(_cut(one, offset, width) for one in part) for part in (dual, y, pulled))
-        norms = tf.stack([tf.cast(one, tf.float64) for one in (distance(pulled, back), distance(own, before))])
-        return own, pulled, norms
+        return own, pulled, tf.stack([distance(pulled, back), distance(own, before)])
 
     def _gap_terms(self, given: Any, scalars: tuple[Any, ...], offset: Any, width: int) -> Any:
         arrays, operands, y, back, x = given
@@ -215,9 +216,3 @@ def _cut(tensor: Any, offset: Any, width: int) -> Any:
 
     *leading, _, rows, columns = tensor.shape
     return tf.slice(tensor, [*[0] * len(leading), offset, 0, 0], [*leading, width, rows, columns])
-
-
-def _tensor(value: float, real: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.constant(value, real)

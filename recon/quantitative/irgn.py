@@ -19,7 +19,7 @@ from recon.arrays import real_dtype
 from recon.cache import Cache
 from recon.quantitative.data_term import DataTerm
 from recon.quantitative.lanes import Blocks
-from recon.quantitative.linearised import Linearisation, PrimalDual
+from recon.quantitative.linearised import Linearisation, PrimalDual, total
 from recon.quantitative.model import Map, ModelError, SignalModel
 from recon.quantitative.pixelwise import COMPILED, fit_pixelwise, map_deviations, with_fields
 from recon.quantitative.real_unknowns import Components, covariance, gradient, normal_matrix
@@ -232,8 +232,7 @@ class _Fit:
 
         def run(parameters: Any) -> tuple[Any, Any, Any]:
             signal, jacobian = model.jacobian(parameters)
-            axes = [axis for axis in range(jacobian.shape.rank) if axis != 1]
-            return signal, jacobian, tf.sqrt(tf.reduce_sum(tf.math.abs(jacobian) ** 2, axes))
+            return signal, jacobian, tf.sqrt(squares(jacobian))
 
         return tf.function(run)  # type: ignore[no-any-return]
 
@@ -267,6 +266,13 @@ class _Fit:
         return result
 
 
+def squares(jacobian: Any) -> Any:
+    """Of each unknown's derivatives `[contrast, unknown, *voxels]`, `[unknown]` of double precision."""
+    import tensorflow as tf
+
+    return tf.stack([total(tf.math.abs(column) ** 2) for column in tf.unstack(jacobian, axis=1)])
+
+
 _solvers: Cache[PrimalDual] = Cache(8)
 
 
@@ -293,11 +299,15 @@ def start_values(model: SignalModel, images: np.ndarray) -> np.ndarray:
     Iterations would take long to level noise that the data do not hold on to.
     """
     fit = fit_pixelwise(model, images, np.ones(images.shape[1:], bool))
-    parameters: np.ndarray = fit.parameters.copy()
-    size, deviation = np.abs(parameters), fit.deviation
+    return settled(model, fit.parameters.copy(), fit.deviation)
+
+
+def settled(model: SignalModel, parameters: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Unknowns `[unknown, *voxels]`, changed in place: real ones whose deviation leaves them undetermined become their median."""
+    size = np.abs(parameters)
     amplitudes = [n for n, unknown in enumerate(model.unknowns) if unknown.amplitude]
     with np.errstate(invalid="ignore"):
-        silent = (size[amplitudes] < _SIGNAL * deviation[amplitudes]).all(0) if amplitudes else np.zeros(images.shape[1:], bool)
+        silent = (size[amplitudes] < _SIGNAL * deviation[amplitudes]).all(0) if amplitudes else np.zeros(parameters.shape[1:], bool)
         for n, unknown in enumerate(model.unknowns):
             # Unknowns of either sign, such as frequencies, may be near 0 and well known.
             vague = silent | (deviation[n] > size[n] / 2) if unknown.lower >= 0 else silent

@@ -123,7 +123,7 @@ class PrimalDual:
 
         dtype = problem.origin.dtype
         values, vectors = spectrum(problem.curvature, self.settings)
-        beta = tf.constant(self.settings.beta, dtype) if self.settings.beta else ratio(*moments(values))
+        beta = tf.constant(self.settings.beta, dtype) if self.settings.beta else tf.cast(ratio(*moments(values)), dtype)
         columns = tf.zeros([0], tf.complex64) if problem.columns is None else problem.columns
         given = (problem.origin, columns, problem.slope, problem.curvature, problem.lower, problem.upper, values, vectors)
         scalars = (tf.constant(gamma, dtype), tf.constant(1 / delta, dtype), beta)
@@ -217,7 +217,8 @@ class Iteration:
         def attempt(_: Any, __: Any, trial: Any, ___: Any) -> tuple[Any, ...]:
             dual = self.dual(image, kx, y, tau, trial)
             pulled = self.adjoint(moved, dual)
-            too_long = tf.sqrt(self.beta) * trial * tf.sqrt(distance(pulled, back)) > SAFETY * tf.sqrt(distance(dual, y))
+            limit = tf.cast(SAFETY / (tf.sqrt(self.beta) * trial), tf.float64)
+            too_long = tf.sqrt(distance(pulled, back)) > limit * tf.sqrt(distance(dual, y))
             return dual, pulled, tf.where(too_long, SHRINK * trial, trial), too_long
 
         first = (y, back, tau * tf.sqrt(1 + theta), tf.constant(True))
@@ -252,9 +253,6 @@ class Iteration:
         than q A^-1 q / 2; fields, which are free, are taken to stay within twice their present size.
         """
         import tensorflow as tf
-
-        def total(values: Any) -> Any:
-            return tf.reduce_sum(tf.cast(values, tf.float64))
 
         pull = self.slope_at(x[0]) + back[0]
         rotated = _rotated(self.vectors, pull)
@@ -328,17 +326,15 @@ def spectrum(curvature: Any, settings: Settings) -> tuple[Any, Any]:
 
 
 def moments(values: Any) -> tuple[Any, Any]:
-    """Sums over voxels of the largest eigenvalue and of its square."""
-    import tensorflow as tf
-
-    return tf.reduce_sum(values[-1]), tf.reduce_sum(values[-1] ** 2)
+    """Sums over voxels of the largest eigenvalue and of its square, of double precision."""
+    return total(values[-1]), total(values[-1] ** 2)
 
 
-def ratio(total: Any, squares: Any) -> Any:
+def ratio(strongest: Any, squares: Any) -> Any:
     """Dual over primal step: the primal step then matches the curvature of voxels with signal."""
     import tensorflow as tf
 
-    return tf.maximum(tf.math.divide_no_nan(squares, total) ** 2 / 12, tf.constant(1e-12, total.dtype))
+    return tf.maximum(tf.math.divide_no_nan(squares, strongest) ** 2 / 12, tf.constant(1e-12, tf.float64))
 
 
 def total_gap(sums: Any, sizes: Any, gamma: Any) -> Any:
@@ -350,10 +346,15 @@ def total_gap(sums: Any, sizes: Any, gamma: Any) -> Any:
 
 
 def distance(one: Tensors, other: Tensors) -> Any:
-    """|one - other|^2."""
+    """|one - other|^2, of double precision."""
+    return sum(total((a - b) ** 2) for a, b in zip(one, other, strict=True))
+
+
+def total(values: Any) -> Any:
+    """Sum in double precision, of single rows in that of the values: plain sums of millions of numbers lose four digits."""
     import tensorflow as tf
 
-    return sum(tf.reduce_sum((a - b) ** 2) for a, b in zip(one, other, strict=True))
+    return tf.reduce_sum(tf.cast(tf.reduce_sum(values, -1), tf.float64))
 
 
 @cache

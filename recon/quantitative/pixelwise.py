@@ -67,6 +67,7 @@ def fit_pixelwise(
     tolerance: float = 1e-6,
     batch: int = BATCH,
     compiled: bool | None = None,
+    scale: float | None = None,
 ) -> PixelwiseFit:
     """Fit a model to every voxel by the method of Levenberg and Marquardt.
 
@@ -84,6 +85,7 @@ def fit_pixelwise(
         tolerance: relative decrease of a voxel's squared residual that counts as none.
         batch: voxels at once.
         compiled: by XLA: a third of the time, after some seconds of compiling; None for that on a GPU and for large volumes.
+        scale: largest magnitude of the data, where these images are a part of them; None for that of the images.
 
     Raises:
         ModelError: another number of contrasts, fewer real data than real unknowns, an empty mask, values that are not finite, no
@@ -93,7 +95,10 @@ def fit_pixelwise(
     voxels = images.shape[1:]
     mask = _check(model, images, mask, magnitude)
     dtype = complex_dtype(images)
-    scale = float(np.abs(images).max())
+    if scale is None:
+        scale = float(np.abs(images).max())
+        if not scale > 0:
+            raise ModelError(f"{model.name}: the images are zero everywhere")
     scaled = (images / scale).astype(dtype)
     model = model.adapted(images)
     unscaled, model = model, model.scaled(1 / scale)
@@ -185,8 +190,6 @@ def _check(model: SignalModel, images: np.ndarray, mask: np.ndarray | None, magn
         raise ModelError(f"a mask of shape {mask.shape} does not fit voxels of shape {images.shape[1:]}")
     if not mask.any():
         raise ModelError(f"{model.name}: the mask is empty; no voxel to fit")
-    if not images.any():
-        raise ModelError(f"{model.name}: the images are zero everywhere")
     return mask
 
 
