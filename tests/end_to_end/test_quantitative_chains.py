@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -173,7 +172,7 @@ def port(tmp_path: Path) -> Iterator[int]:
     log = tmp_path / "server.log"
     with log.open("w") as sink:
         command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--workers", "1"]
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(command, stdout=sink, stderr=sink)
     try:
         yield int(_wait(lambda: re.search(r"listening on \S+ port (\d+)", log.read_text()), process)[1])
     finally:
