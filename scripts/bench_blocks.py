@@ -19,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from recon.quantitative.model import SignalModel
+
 MODES = ("whole", "blocks", "files", "threads")
 
 
-def volume(slices: int, size: int) -> tuple[object, np.ndarray]:
+def volume(slices: int, size: int) -> tuple[SignalModel, np.ndarray]:
     """VFA model and noisy images `[flip angle, slice, y, x]` of tubes whose T1 grows from slice to slice."""
     from recon.quantitative.catalogue import model_from
 
@@ -41,6 +43,12 @@ def volume(slices: int, size: int) -> tuple[object, np.ndarray]:
 def resident() -> int:
     """Bytes of this process in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak() -> int:
+    """The most that it was. (`getrusage` would count what the parent had before it started this program.)"""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def measure(mode: str, slices: int, size: int, block: int, iterations: int) -> dict[str, float]:
@@ -67,7 +75,7 @@ def measure(mode: str, slices: int, size: int, block: int, iterations: int) -> d
         result = fit(model, given, settings, block_slices=blocks)
     step = result.steps[-1]
     return {
-        "peak_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6,
+        "peak_mb": (peak() - before) / 1e6,
         "before_mb": before / 1e6,
         "s": time.perf_counter() - clock,
         "cpu_s": time.process_time() - cpu,

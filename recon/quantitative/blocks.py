@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from recon.quantitative.lanes import Lanes, Span, Volumes
-from recon.quantitative.linearised import HISTORY, SAFETY, SHRINK, TRIALS, Iteration, PrimalDual, distance, ratio, total_gap
+from recon.quantitative.linearised import HISTORY, SAFETY, SHRINK, TRIALS, Iteration, PrimalDual, distance, extrapolated, ratio, total_gap
 from recon.quantitative.regularisers import Tensors
 from recon.quantitative.slices import SliceData
 
@@ -196,7 +196,8 @@ class BlockPrimalDual:
 
         moved, x, y, back = (tuple(part) for part in given)
         step = Iteration(self.solver, (moved[0], *[None] * 7), scalars, None)
-        dual = step.dual(step.forward(moved), step.forward(x), y, tau, trial)
+        # K of the extrapolation instead of the extrapolation of two K: less memory.
+        dual = step.dual(step.forward(extrapolated(moved, x, trial / tau)), y, trial)
         pulled = step.adjoint(moved, dual)
         width = back[0].shape[-3]
         own, before, pulled = (tuple(_cut(one, offset, width) for one in part) for part in (dual, y, pulled))

@@ -98,9 +98,7 @@ class Span:
         return self._cut(array, self.start, self.stop)
 
     def _cut(self, array: np.ndarray, first: int, last: int) -> np.ndarray:
-        # A copy, contiguous, so that whoever uploads it need not wait for others who write to the volume.
-        part: np.ndarray = array.copy() if array.shape[-3] == 1 else array[..., first:last, :, :].copy()
-        return part
+        return array if array.shape[-3] == 1 else array[..., first:last, :, :]
 
 
 class Volumes:
@@ -182,7 +180,7 @@ class Lanes:
 
         Args:
             spans: the blocks.
-            gather: a block's arrays, nested as one likes, from the host.
+            gather: a block's arrays, parts of those of the volume, nested as one likes.
             compute: of tensors, nested the same; returns a list of tensors for `store` and nested tensors of a few numbers.
             store: keeps a block's results on the host. It must not write what `gather` reads, except of the same block.
 
@@ -207,7 +205,8 @@ class Lanes:
 
         def load(span: Span) -> Any:
             with self._copying(), tf.device(name):
-                tensors = tf.nest.map_structure(tf.constant, gather(span))
+                # Contiguous copies, one at a time, that nobody writes to: TensorFlow may keep them.
+                tensors = tf.nest.map_structure(lambda part: tf.constant(part.copy()), gather(span))
             self._hold(held, (span, True), tensors)
             return tensors
 

@@ -215,7 +215,7 @@ class Iteration:
             return moved, image, y, back, tau, theta
 
         def attempt(_: Any, __: Any, trial: Any, ___: Any) -> tuple[Any, ...]:
-            dual = self.dual(image, kx, y, tau, trial)
+            dual = self.dual(extrapolated(image, kx, trial / tau), y, trial)
             pulled = self.adjoint(moved, dual)
             limit = tf.cast(SAFETY / (tf.sqrt(self.beta) * trial), tf.float64)
             too_long = tf.sqrt(distance(pulled, back)) > limit * tf.sqrt(distance(dual, y))
@@ -233,11 +233,10 @@ class Iteration:
         u = self._boxed(x[0] - step, metric)
         return (u, *(field - tau * pulled for field, pulled in zip(x[1:], back[1:], strict=True)))
 
-    def dual(self, image: Tensors, kx: Tensors, y: Tensors, tau: Any, trial: Any) -> Tensors:
-        """The next dual variables, for a step of `trial` after one of `tau`, from K x after and before the primal step."""
-        ratio = trial / tau
-        ahead = tuple(one + self.beta * trial * (new + ratio * (new - old)) for one, new, old in zip(y, image, kx, strict=True))
-        return self.regulariser.dual(ahead, self.gamma, self.beta * trial)
+    def dual(self, ahead: Tensors, y: Tensors, trial: Any) -> Tensors:
+        """The next dual variables, for a step of `trial`, from K of the extrapolated x."""
+        moved = tuple(one + self.beta * trial * image for one, image in zip(y, ahead, strict=True))
+        return self.regulariser.dual(moved, self.gamma, self.beta * trial)
 
     def gap(self, x: Tensors, kx: Tensors, y: Tensors, back: Tensors) -> Any:
         """An upper bound of primal minus dual cost, 0 at the solution."""
@@ -343,6 +342,11 @@ def total_gap(sums: Any, sizes: Any, gamma: Any) -> Any:
     for n in range(sizes.shape[0]):
         gap += 2 * sizes[n] * sums[2 + n]
     return gap
+
+
+def extrapolated(new: Tensors, old: Tensors, factor: Any) -> Tensors:
+    """From old to new and on by so much of the way."""
+    return tuple(one + factor * (one - other) for one, other in zip(new, old, strict=True))
 
 
 def distance(one: Tensors, other: Tensors) -> Any:
