@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/python -m scripts.demo $(if $(FILE),--file $(FILE))
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
