@@ -98,8 +98,8 @@ def fit(
     use_gpu: Annotated[str, _pyqmri("use_GPU", "False: compute on the CPU")] = "True",
     sms: Annotated[str, _pyqmri("sms", "simultaneous slices: reconstruct them first, by cartesian_sms.xml")] = "False",
     recon_type: Annotated[str, _pyqmri("recon_type", "without effect")] = "",
-    streamed: Annotated[str, _pyqmri("streamed", "without effect")] = "",
-    par_slices: Annotated[str, _pyqmri("par_slices", "without effect")] = "",
+    streamed: Annotated[str, _pyqmri("streamed", "True: volumes larger than the device's memory, in blocks of --par_slices")] = "False",
+    par_slices: Annotated[int, _pyqmri("par_slices", "slices of a block")] = 1,
     devices: Annotated[str, _pyqmri("devices", "without effect")] = "",
     coils_3d: Annotated[str, _pyqmri("estCoils3D", "without effect: maps of volumes are found in three dimensions")] = "",
 ) -> None:
@@ -118,9 +118,11 @@ def fit(
     paths = [*(files or []), *([data] if data else [])]
     _check_usage(paths, model, output)
     assert output is not None
+    if par_slices < 1:
+        raise SourceError(f"--par_slices must be at least 1, not {par_slices}")
     if _truth("--sms", sms):
         raise SourceError("simultaneous slices are not fitted from their own k-space: reconstruct them first (cartesian_sms.xml)")
-    for unused, text in (("--recon_type", recon_type), ("--streamed", streamed), ("--par_slices", par_slices), ("--devices", devices)):
+    for unused, text in (("--recon_type", recon_type), ("--devices", devices)):
         if text and not quiet:
             _stderr.print(f"{unused} has no effect here", style="dim")
     prepare_folder(output, paths)
@@ -146,6 +148,7 @@ def fit(
             imagespace=_truth("--imagespace", imagespace),
             cg_guess=_truth("--useCGguess", usecg),
             masked=mask != "none",
+            block_slices=par_slices if _truth("--streamed", streamed) else None,
         )
         if not quiet:
             _print_notes([*source.notes, *notes])

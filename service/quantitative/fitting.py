@@ -15,6 +15,8 @@ from recon.quantitative.measured import Measured, stacked
 from recon.quantitative.model import Map, SignalModel
 from recon.quantitative.pixelwise import fit_pixelwise
 from recon.quantitative.settings import Settings
+from recon.quantitative.slices import SliceData
+from recon.quantitative.slices import stacked as stacked_slices
 from recon.quantitative.start import project
 from recon.quantitative.subspace import subspace, subspace_images
 from service.quantitative.source import Source, SourceError
@@ -44,6 +46,7 @@ class Options:
         imagespace: fit to images instead of k-space.
         cg_guess: start from iterative-SENSE images, not from gridded ones.
         masked: leave out air.
+        block_slices: slices of a volume that the device holds at a time; None for all.
     """
 
     model: str
@@ -55,6 +58,7 @@ class Options:
     imagespace: bool = False
     cg_guess: bool = True
     masked: bool = True
+    block_slices: int | None = None
 
 
 @dataclass(eq=False)
@@ -174,7 +178,11 @@ def _fit_group(
         maps, rounds, fitted, deviation = found.maps(), [found.parameters], found.model, found.deviation
     else:
         weights = None if options.weights is None else np.asarray(options.weights, float)
-        result = fit(model, term, options.settings, weights, start, report)
+        data: DataTerm | SliceData = term
+        if options.block_slices is not None and not term.pointwise and len(terms) > 1:
+            data = stacked_slices(terms)  # slices of one term can only be cut where it needs no transform
+        blocks = None if flat else options.block_slices
+        result = fit(model, data, options.settings, weights, start, report, blocks)
         maps, rounds, fitted, deviation = result.maps(), [step.parameters for step in result.steps[1:]], result.model, result.deviation
         steps = result.steps
 

@@ -169,6 +169,14 @@ def test_slices_are_regularised_together(cartesian: Path, tmp_path: Path) -> Non
         assert json.loads(file.attrs["settings"])["dz"] == pytest.approx(0.5)
 
 
+def test_slices_streamed_through_the_device_give_the_same_maps(cartesian: Path, tmp_path: Path) -> None:
+    arguments = ("--set", "max_gn_it=1", "--set", "start_iters=20", "--reg", "TV", "--no-png")
+    done(cartesian, "--model", "ExpDecay", "-o", tmp_path / "whole", *arguments)
+    done(cartesian, "--model", "ExpDecay", "-o", tmp_path / "blocks", *arguments, "--streamed", "True", "--par_slices", "1")
+    whole, blocks = (load(tmp_path / name / "T2_ms.nii.gz") for name in ("whole", "blocks"))
+    np.testing.assert_allclose(blocks, whole, rtol=1e-3)
+
+
 def test_a_volume_and_a_flip_angle_map(tmp_path: Path) -> None:
     actual = 0.9 + 0.2 * np.arange(scan.N)[:, None] / scan.N * np.ones(scan.N)
     density, t1, _ = scan.objects()
