@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from service import logs
 
 # The same examples in every run of continuous integration, new ones at a developer's: a find is made where it can be looked into.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -23,6 +27,18 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no reference material at {SHARED} (set SHARED_MATERIAL to its folder)")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """What a command that ran in this process did to the log, undone."""
+    loggers = [logging.getLogger(name) for name in (None, *logs.OURS)]
+    levels = [logger.level for logger in loggers]
+    yield
+    loggers[0].handlers[:] = [handler for handler in loggers[0].handlers if not isinstance(handler, logs.StandardError)]
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    logging.captureWarnings(False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
