@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
-# BLAS's threads wait by spinning: with a test process on every core they made tests 10 times slower.
+# BLAS's threads wait by spinning: with a test process on every core they made some tests five times slower.
 export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: demo test lint bench install clean test-image
