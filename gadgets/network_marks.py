@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+
 from gadgets.base import Context
 from gadgets.items import Meta
 from gadgets.meta import put
@@ -33,6 +37,24 @@ class NetworkMarks:
         if not self._told:
             self._told = True
             self.context.log.warning("%s: %s; such images go out %s, marked NetworkFailed", self.gadget, why, self.otherwise)
+
+    def warmed(self, warm: Callable[[], None]) -> None:
+        """Call what prepares a network; where that fails, the images will find out, one by one, and go out all the same."""
+        try:
+            warm()
+        except Exception as error:  # whatever a network's runtime raises
+            self.context.log.warning("%s: preparing the network: %s", self.gadget, reason(error))
+
+
+def attempt(network: Callable[[], np.ndarray], shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """Images of this shape, and why the network failed, if it did (the images are of no use then)."""
+    try:
+        images = network()
+    except Exception as error:  # whatever a network's runtime raises, the images must go out
+        return np.empty(shape), reason(error)
+    if images.shape != shape:
+        return np.empty(shape), f"the network gave an image of {images.shape} instead of {shape}"
+    return images, ""
 
 
 def reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from gadgets.base import Context, Gadget, ParameterError, Stream, parameter
 from gadgets.items import Image, Item
 from gadgets.layout import ImageType
-from gadgets.network_marks import NetworkMarks, reason
+from gadgets.network_marks import NetworkMarks, attempt
 
 if TYPE_CHECKING:
     from recon.networks.denoiser import Denoiser
@@ -28,7 +28,8 @@ class NetworkDenoise(Gadget):
     that an image never depends on what came before its window.
 
     When the network fails or its result is not finite, the image goes out as it came, marked (`NetworkFailed` in its attributes),
-    counted and warned of once. So do images that the network cannot take (sizes, several channels).
+    counted and warned of once. So do images that the network cannot take (sizes, several channels), and those of a series that ends
+    before it fills a window.
     """
 
     weights: str = parameter(help="name in the catalogue of weights, or path of a .keras, .onnx, .h5 file, SavedModel or checkpoint")
@@ -40,7 +41,9 @@ class NetworkDenoise(Gadget):
         "catalogue", help="of the network's input: brightness of the window, minimum and maximum, none; catalogue: as the weights say"
     )
     first_images: Literal["wait", "repeat", "pass"] = parameter(
-        "wait", help="before the window is full: send nothing, repeat the oldest image in it, or send images as they came"
+        "wait",
+        help="before the window is full: send nothing (but a series that ends before, as it came), repeat the oldest image in it, or send "
+        "images as they came",
     )
 
     def __init__(self, name: str = "", /, **properties: Any) -> None:
@@ -59,37 +62,41 @@ class NetworkDenoise(Gadget):
 
     def __call__(self, items: Stream) -> Iterator[Item]:
         denoiser = self.denoiser()
-        self._warm(denoiser, items.context)
-        windows: dict[Series, deque[np.ndarray]] = {}
         marks = NetworkMarks(self.name, "as they came", items.context)
-        held = 0
+        self._warm(denoiser, items.context, marks)
+        windows: dict[Series, deque[np.ndarray]] = {}
+        held: dict[Series, list[Image]] = {}
         for image in items.of(Image):
             pixels = self._pixels(image, denoiser, marks)
             if pixels is None:
                 yield image
                 continue
-            window = windows.setdefault(_series(image), deque(maxlen=denoiser.frames))
+            series = _series(image)
+            window = windows.setdefault(series, deque(maxlen=denoiser.frames))
             if window and window[-1].shape != pixels.shape:
                 window.clear()
             window.append(pixels)
             missing = denoiser.frames - len(window)
             if missing and self.first_images == "wait":
-                held += 1
+                held.setdefault(series, []).append(image)
                 continue
             if missing and self.first_images == "pass":
                 yield image
                 continue
+            if series in held:
+                items.context.count("images before the network's first window", len(held.pop(series)))
             yield self._denoised(image, [window[0]] * missing + list(window), denoiser, marks)
-        if held:
-            items.context.count("images before the network's first window", held)
+        for image in (image for images in held.values() for image in images):
+            marks.failed(image.meta, f"the series ended before it had the {denoiser.frames} images that the network sees at once")
+            yield image
 
-    def _warm(self, denoiser: Denoiser, context: Context) -> None:
+    def _warm(self, denoiser: Denoiser, context: Context, marks: NetworkMarks) -> None:
         """Compile for the size of the image while the first frame is still being measured."""
         encodings = context.header.encodings
         if encodings:
             columns, rows, planes = encodings[0].recon.matrix
             if planes <= 1 and denoiser.takes((rows, columns)):
-                denoiser.warm((rows, columns))
+                marks.warmed(lambda: denoiser.warm((rows, columns)))
 
     def _pixels(self, image: Image, denoiser: Denoiser, marks: NetworkMarks) -> np.ndarray | None:
         """Magnitudes ``[z, y, x]``, or None for an image that the network cannot take."""
@@ -105,14 +112,11 @@ class NetworkDenoise(Gadget):
         return pixels
 
     def _denoised(self, image: Image, window: list[np.ndarray], denoiser: Denoiser, marks: NetworkMarks) -> Image:
-        try:
-            pixels = denoiser(np.stack(window, -1))
-        except Exception as error:  # whatever a network's runtime raises, the image must go out
-            marks.failed(image.meta, reason(error))
-            return image
-        if pixels.shape != window[-1].shape or not np.isfinite(pixels).all():
-            what = "pixels that are NaN or infinite" if pixels.shape == window[-1].shape else f"an image of {pixels.shape}"
-            marks.failed(image.meta, f"the network gave {what}")
+        pixels, why = attempt(lambda: denoiser(np.stack(window, -1)), window[-1].shape)
+        if not why and not np.isfinite(pixels).all():
+            why = "the network gave pixels that are NaN or infinite"
+        if why:
+            marks.failed(image.meta, why)
             return image
         header = image.header.copy()
         header["image_type"] = ImageType.MAGNITUDE

@@ -13,7 +13,7 @@ from gadgets.clips import Clip, Clips
 from gadgets.frames import Frame, Series
 from gadgets.items import Image
 from gadgets.learned_maps import slice_position
-from gadgets.network_marks import NetworkMarks, reason
+from gadgets.network_marks import NetworkMarks, attempt
 from gadgets.realtime_gadget import Imaging, RealtimeGadget
 from gadgets.reconstruction import Reconstruction, Samples
 
@@ -108,7 +108,7 @@ class _Series:
             self._warm = True
             shape = self.reconstruction.grid(frame.series.space).crop
             if self.network.takes(shape):
-                self.network.warm(shape)
+                self.marks.warmed(lambda: self.network.warm(shape))
         samples = self.reconstruction.samples(frame.readouts, compress=False)
         self._channels = self._channels or len(samples.data)
         if len(samples.data) != self._channels:
@@ -152,13 +152,7 @@ class _Series:
         if not self.network.takes(shape[1:]):
             size = " x ".join(map(str, shape[1:]))
             return np.empty(shape), f"images of {size} pixels do not fit the network: it takes multiples of {self.network.multiple}"
-        try:
-            images = self.network(coil_images)
-        except Exception as error:  # whatever a network's runtime raises, the images must go out
-            return np.empty(shape), reason(error)
-        if images.shape != shape:
-            return np.empty(shape), f"the network gave images of {images.shape}"
-        return images, ""
+        return attempt(lambda: self.network(coil_images), shape)
 
     def _fitted(self, samples: list[Samples]) -> np.ndarray:
         """The coil compression ``[virtual, coil]`` of a clip; the identity where there are no more coils than the network takes."""

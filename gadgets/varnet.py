@@ -16,7 +16,7 @@ from gadgets.coil_maps import zero_filled
 from gadgets.field_of_view import resample
 from gadgets.generic import describe_images, image_array
 from gadgets.items import ImageArray, Item, Meta, ReconData, Waveform
-from gadgets.network_marks import NetworkMarks, reason
+from gadgets.network_marks import NetworkMarks, attempt
 from recon.coils import CoilCompressor
 from recon.fourier import ifftc
 from recon.least_squares import least_squares
@@ -175,7 +175,7 @@ class _Series:
         """The images that are due with this frame."""
         if not self._warm:  # while the first clip is still being measured
             channels, rows, columns = frame.kspace.shape
-            self.network.warm(min(channels, self.gadget.coils or channels), (rows, columns))
+            self.marks.warmed(lambda: self.network.warm(min(channels, self.gadget.coils or channels), (rows, columns)))
             self._warm = True
         clip = self._clips.add(frame)
         if clip is not None:
@@ -213,13 +213,7 @@ class _Series:
 
     def _network(self, kspace: np.ndarray, sampled: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, str]:
         """Images ``[frame, y, x]``, and why the network failed, if it did."""
-        try:
-            images = self.network(kspace.swapaxes(0, 1), sampled, maps)
-        except Exception as error:  # whatever a network's runtime raises, the images must go out
-            return np.empty(sampled.shape), reason(error)
-        if images.shape != sampled.shape:
-            return np.empty(sampled.shape), f"the network gave images of {images.shape}"
-        return images, ""
+        return attempt(lambda: self.network(kspace.swapaxes(0, 1), sampled, maps), sampled.shape)
 
     def _item(self, frame: _Frame, image: np.ndarray, failure: str) -> ImageArray:
         for axis, pixels in zip((-2, -1), frame.size, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from recon import device
+from recon.networks.compiled import Compiled
 from recon.networks.normalization import min_max, window_scale
 from recon.networks.weights import Architecture, WeightsError, catalogue, load, load_file
 
@@ -27,7 +27,8 @@ class Denoiser:
 
     def __init__(self, name: str, network: Callable[[Any], Any], frames: int, scaling: str, multiple: int = 1) -> None:
         self.name, self.network, self.frames, self.scaling, self.multiple = name, network, frames, scaling, multiple
-        self._compiled: dict[tuple[int, ...], Callable[[Any], Any]] = {}
+        self._function = Compiled(self._run, network)
+        self._warm: set[tuple[int, ...]] = set()
 
     @property
     def needs(self) -> str:
@@ -41,30 +42,14 @@ class Denoiser:
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
         """Denoise; float32. Raises whatever the network's runtime raises."""
-        result: np.ndarray = np.asarray(self._function(window.shape)(np.ascontiguousarray(window, np.float32)))
-        return result
+        return self._function(np.ascontiguousarray(window, np.float32))
 
     def warm(self, shape: Sequence[int]) -> None:
-        """Compile for images ``[y, x]``, and run once."""
+        """Compile for images ``[y, x]``, and run once. Raises whatever the network's runtime raises."""
         whole = (1, *shape, self.frames)
-        if whole not in self._compiled:
+        if whole not in self._warm:
             self(np.zeros(whole, np.float32))
-
-    def _function(self, shape: tuple[int, ...]) -> Callable[[Any], Any]:
-        if shape not in self._compiled:
-            if len(self._compiled) >= 8:
-                self._compiled.clear()
-            self._compiled[shape] = self._compile(shape)
-        return self._compiled[shape]
-
-    def _compile(self, shape: tuple[int, ...]) -> Callable[[Any], Any]:
-        if not hasattr(self.network, "weights"):  # another runtime's model cannot become part of a graph
-            return self._run
-        import tensorflow as tf
-
-        signature = [tf.TensorSpec(shape, tf.float32)]
-        # XLA makes the network twice as fast on a GPU; on a CPU TensorFlow's own convolutions are faster.
-        return tf.function(self._run, input_signature=signature, jit_compile=device.use_gpu())  # type: ignore[no-any-return]
+            self._warm.add(whole)
 
     def _run(self, window: Any) -> Any:
         import tensorflow as tf
@@ -80,9 +65,8 @@ class Denoiser:
         return (tf.cast(result, tf.float32) * scale + shift)[..., 0]
 
 
-@lru_cache(maxsize=4)
 def denoiser(weights: str, network: str | None = None, frames: int | None = None, scaling: str | None = None) -> Denoiser:
-    """The denoiser for a name of the catalogue or a file, loaded once a process.
+    """The denoiser for a name of the catalogue or a file, loaded once a process; a file that has changed since is loaded again.
 
     Args:
         weights: name, or path.
@@ -93,6 +77,12 @@ def denoiser(weights: str, network: str | None = None, frames: int | None = None
     Raises:
         WeightsError: see `recon.networks.weights`; or a network that does not take windows of magnitude images.
     """
+    path = Path(weights)
+    return _denoiser(weights, network, frames, scaling, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=4)
+def _denoiser(weights: str, network: str | None, frames: int | None, scaling: str | None, _: int) -> Denoiser:
     if Path(weights).suffix == "" and "/" not in weights and weights in catalogue():
         entry = catalogue()[weights]
         if entry.layout not in ("frames_last", "image"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 import tensorflow as tf
 
 from gadgets.base import Context, GadgetError, ParameterError, run
+from gadgets.header import Header
 from gadgets.items import Image, Text
 from gadgets.layout import IMAGE_HEADER, ImageType, blank
 from gadgets.networks import NetworkDenoise
 from recon.networks.denoiser import Denoiser, denoiser
 from recon.networks.fast_dvd_net import FastDVDnet
 from recon.networks.weights import WeightsError
+from tests.gadgets.scans import header_xml
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +168,30 @@ def test_weights_that_are_not_there(tmp_path: Path) -> None:
         NetworkDenoise(weights="hyperslice_published", network="DnCNN")
     with pytest.raises(WeightsError, match="no weights"):
         denoiser("nonsense")
+
+
+def test_a_series_too_short_for_the_network_goes_out_marked(small: str) -> None:
+    frames, context = series(3), Context()
+    found = [item for item in run([NetworkDenoise(weights=small, frames=5)], map(image, frames), context) if isinstance(item, Image)]
+    np.testing.assert_array_equal([item.data[0, 0] for item in found], frames)
+    assert all("ended before it had the 5 images" in str(item.meta["NetworkFailed"]) for item in found)
+
+
+def test_a_network_that_cannot_be_prepared_costs_no_image(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A header with a matrix makes the gadget warm the network up before the first image."""
+    broken = Denoiser("broken", Broken(RuntimeError("out of memory")), 1, "none")
+    monkeypatch.setattr(NetworkDenoise, "denoiser", lambda self: broken)
+    frames, context = series(2), Context(header=Header(header_xml((16, 12))))
+    with caplog.at_level(logging.WARNING, "reconstream"):
+        found = [item for item in run([NetworkDenoise(weights="any.keras")], map(image, frames), context) if isinstance(item, Image)]
+    np.testing.assert_array_equal([item.data[0, 0] for item in found], frames)
+    assert "preparing the network: the network failed: RuntimeError: out of memory" in caplog.text
+
+
+def test_a_file_that_has_changed_is_loaded_again(small: str, tmp_path: Path) -> None:
+    path = tmp_path / "network.keras"
+    path.write_bytes(Path(small).read_bytes())
+    first = denoiser(str(path), frames=5)
+    assert denoiser(str(path), frames=5) is first
+    os.utime(path, ns=(1, 1))
+    assert denoiser(str(path), frames=5) is not first
