@@ -226,6 +226,8 @@ def failures(result: dict[str, Any]) -> list[str]:
     failed = [name for name, value in result.get("difference", {}).items() if not value < 1e-2]
     checks = {**result.get("stress", {}), "memory": result.get("memory", {"passed": True})}
     failed += [name for name, value in checks.items() if not value["passed"]]
+    for name, kinds in result.get("reconstructions", {}).items():
+        failed += [f"{name}, {kind}" for kind, value in kinds.items() if kind != "cpu_ms" and not value.get("difference", np.inf) < 1e-2]
     return failed + [name for name, value in result.get("out_of_memory", {}).items() if not value["difference"] < 1e-2]
 
 

@@ -388,8 +388,6 @@ def test_wrong_usage(tmp_path: Path, radial: Path) -> None:
 
 def test_simulated_spin_echoes_of_the_shared_data(shared: Path, tmp_path: Path) -> None:
     path = shared / "data" / "t2_mese_cartesian.h5"
-    if not path.exists():
-        pytest.skip(f"no {path}")
     done(path, "--model", "ExpDecay", "--reg", "none", "-o", tmp_path, "--no-png")
     with np.load(shared / "data" / "t2_mese_cartesian_truth.npz") as truth:
         inside, t2 = truth["mask_interior"].astype(bool), truth["T2_ms"]
