@@ -20,9 +20,13 @@ from gadgets.items import Acquisition, Image
 from gadgets.layout import Flag, ImageType
 from gadgets.meta import describe
 from gadgets.trajectories import Counter, Grid, Ordering, Source, Trajectories, Unit, is_radial, stack_equal, to_grid
+from recon.cache import ArrayKey, Cache
 
 REHEARSAL = 8
-"""Iterations of CG-SENSE before the first frame: some 10 ms for the sizes of real-time imaging."""
+"""Iterations of CG-SENSE, or griddings, before the first frame: some 10 ms for the sizes of real-time imaging."""
+
+GEOMETRIES = 32
+"""Frames' trajectories that are kept with their density weights: more than the rotations of real-time spirals."""
 
 MINIMAL_BANDWIDTH = 0.06
 """Fraction of k-space below which maps would be too coarse to tell coils apart."""
@@ -112,6 +116,20 @@ class Samples:
     usable: np.ndarray
 
 
+@dataclass(eq=False)
+class _Geometry:
+    """Where the samples of a frame lie: ``[sample, axis]`` in rad per grid pixel, density weights, and which the grid reaches."""
+
+    trajectory: np.ndarray
+    weights: np.ndarray | None
+    inside: np.ndarray
+
+    def __post_init__(self) -> None:
+        for array in (self.trajectory, self.weights, self.inside):
+            if array is not None:
+                array.setflags(write=False)  # one for many frames
+
+
 class Reconstruction:
     """One measurement's way from readouts to images.
 
@@ -127,6 +145,7 @@ class Reconstruction:
         self._trajectories: dict[int, Trajectories] = {}
         self._grids: dict[int, Grid] = {}
         self._compressors: dict[Place, np.ndarray] = {}
+        self._geometries: Cache[_Geometry] = Cache(GEOMETRIES)
         self._told: set[str] = set()
 
     # -- readouts ----------------------------------------------------------------------------------------------------
@@ -174,18 +193,12 @@ class Reconstruction:
         Samples that are not finite are left out and counted. Raises ValueError when readouts differ in channels or nothing is left.
         """
         space, place = readouts[0].series.space, readouts[0].series.place
-        encoding, grid = self.context.header.encoding(space), self._grids[space]
         channels = {len(readout.data) for readout in readouts}
         if len(channels) > 1:
             raise ValueError(f"readouts of one image have different numbers of channels: {', '.join(map(str, sorted(channels)))}")
-        data = np.concatenate([readout.data for readout in readouts], axis=1)
-        spokes = stack_equal([readout.trajectory for readout in readouts])
-        together = np.concatenate([readout.trajectory for readout in readouts]) if spokes is None else spokes.reshape(-1, spokes.shape[2])
-        trajectory = to_grid(together, self.gadget.trajectory_unit, encoding, grid)
-        weights = self._weights(trajectory, None if spokes is None else spokes.shape, grid) if weighted else None
-        data, usable = self._finite(data)
-        # An image of larger pixels than the encoded ones does not reach the outer frequencies.
-        usable &= (np.abs(trajectory) <= np.float32(np.pi * 1.001)).all(axis=1)
+        geometry = self._geometry([readout.trajectory for readout in readouts], space, weighted)
+        trajectory, weights = geometry.trajectory, geometry.weights
+        data, usable = self._finite(np.concatenate([readout.data for readout in readouts], axis=1), geometry.inside)
         if not usable.all():
             data, trajectory = data[:, usable], trajectory[usable]
             weights = None if weights is None else weights[usable]
@@ -193,16 +206,32 @@ class Reconstruction:
             data = _mixed(self._compressors[place], data)
         return Samples(np.ascontiguousarray(data), trajectory, weights, usable)
 
-    def _finite(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The data with channels that are NaN or infinite throughout set to 0, and which samples are finite then."""
+    def _geometry(self, trajectories: list[np.ndarray], space: int, weighted: bool) -> _Geometry:
+        """Where the samples lie; most scans come back to the same places after some frames."""
+        together = np.concatenate(trajectories)
+        key = (space, weighted, tuple(map(len, trajectories)), ArrayKey(together))
+        return self._geometries.get(key, lambda: self._located(trajectories, together, space, weighted))
+
+    def _located(self, trajectories: list[np.ndarray], together: np.ndarray, space: int, weighted: bool) -> _Geometry:
+        grid = self._grids[space]
+        trajectory = to_grid(together, self.gadget.trajectory_unit, self.context.header.encoding(space), grid)
+        spokes = stack_equal(trajectories)
+        weights = self._weights(trajectory, None if spokes is None else spokes.shape, grid) if weighted else None
+        # An image of larger pixels than the encoded ones does not reach the outer frequencies.
+        return _Geometry(trajectory, weights, (np.abs(trajectory) <= np.float32(np.pi * 1.001)).all(axis=1))
+
+    def _finite(self, data: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The data with channels that are NaN or infinite throughout set to 0, and which of the `usable` samples are finite then."""
+        if np.isfinite(data.view(np.float32).sum()):  # a quarter of the time of looking at every sample
+            return data, usable
         finite = np.isfinite(data)
         if finite.all():
-            return data, finite[0]
+            return data, usable
         dead = ~finite.any(axis=1)
         if dead.all():
             raise ValueError("every sample of a frame is NaN or infinite; check the receiver, the noise scan and the converter")
         self._tell("samples that are NaN or infinite are left out", "samples not finite", finite.size - int(np.count_nonzero(finite)))
-        return np.where(dead[:, None], 0, data), finite[~dead].all(axis=0)
+        return np.where(dead[:, None], 0, data), usable & finite[~dead].all(axis=0)
 
     def _weights(self, trajectory: np.ndarray, spokes: tuple[int, ...] | None, grid: Grid) -> np.ndarray:
         from recon.density import pipe_weights, radial_weights
@@ -268,13 +297,14 @@ class Reconstruction:
     def _solve(self, samples: Samples, place: Place) -> np.ndarray:
         """Complex image ``[*grid.shape]`` of a k-space, as an orthonormal transform gives it."""
         from recon.compressed_sensing import l1_wavelet, total_variation
+        from recon.gridded_magnitude import gridded_magnitude
         from recon.sense import cg_sense, gridding
 
         gadget = self.gadget
         data, trajectory, weights = samples.data, samples.trajectory, samples.weights
         image: np.ndarray
         if gadget.method == "root_sum_of_squares":
-            image = np.linalg.norm(gridding(data, trajectory, weights, self._grids[place[0]].shape), axis=0)
+            image = gridded_magnitude(data, trajectory, weights, self._grids[place[0]].shape)
             return image
         maps = self.maps[place]
         if gadget.method == "gridding":
@@ -303,6 +333,7 @@ class Reconstruction:
         Cores that idled compute slowly at first (measured: the first image took 38 ms instead of 25), and first calls find caches
         cold. No image depends on it.
         """
+        from recon.gridded_magnitude import gridded_magnitude
         from recon.sense import cg_sense
 
         space = readout.series.space
@@ -313,6 +344,10 @@ class Reconstruction:
         if len(trajectory) and len(grid.shape) == 2:  # of a volume it would take longer than the frame
             nothing = np.zeros((coils, len(trajectory)), np.complex64)
             nothing[:, 0] = 1  # of nothing at all, CG would have nothing to do
+            if not self.gadget.needs_maps:
+                for _ in range(REHEARSAL):
+                    gridded_magnitude(nothing, trajectory, np.ones(len(trajectory), np.float32), grid.shape)
+                return
             cg_sense(nothing, trajectory, np.ones((coils, *grid.shape), np.complex64), REHEARSAL)
 
     def item(self, frame: Frame, image: np.ndarray) -> Image:

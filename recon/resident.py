@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import numpy as np
 
 from recon import device
 from recon.arrays import Array
+from recon.gpu_plans import null_stream
 from recon.operators.gpu_convolution import as_memory_error
 
 logger = logging.getLogger(__name__)
@@ -25,14 +26,24 @@ def resident(function: Callable[Options, Array]) -> Callable[Options, Array]:
 
     @wraps(function)
     def wrapper(*args: Options.args, **options: Options.kwargs) -> Array:
-        if len(args) < 2 or not all(isinstance(array, np.ndarray) for array in args[:2]) or not device.use_gpu():
+        if len(args) < 2:
             return function(*args, **options)
-        try:
-            with as_memory_error():
-                return device.get(function(device.put(args[0]), device.put(args[1]), *args[2:], **options))  # type: ignore[call-arg, arg-type]
-        except MemoryError as error:
-            logger.warning("%s does not fit into GPU memory (%s); using the CPU for it", function.__name__, error)
-        with device.on_cpu():
-            return function(*args, **options)
+        return call_resident(function.__name__, lambda kspace, maps: function(kspace, maps, *args[2:], **options), args[0], args[1])  # type: ignore[call-arg, arg-type]
 
     return wrapper
+
+
+def call_resident(name: str, function: Callable[..., Array], *arrays: Any) -> Array:
+    """`function(*arrays)`; if all arrays are NumPy's and a GPU is in use, with copies there, and the result copied back.
+
+    What does not fit there is computed on the CPU, with a warning that has this name.
+    """
+    if not all(isinstance(array, np.ndarray) for array in arrays) or not device.use_gpu():
+        return function(*arrays)
+    try:
+        with null_stream(), as_memory_error():
+            return device.get(function(*map(device.put, arrays)))
+    except MemoryError as error:
+        logger.warning("%s does not fit into GPU memory (%s); using the CPU for it", name, error)
+    with device.on_cpu():
+        return function(*arrays)

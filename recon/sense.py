@@ -19,6 +19,7 @@ from recon.hand_over import gradients_wanted, on_tensors
 from recon.namespace import namespace
 from recon.operators import Encoding
 from recon.operators.gpu_convolution import GpuConvolution, as_memory_error
+from recon.resident import call_resident
 from recon.sense_compiled import compiled_sense
 from recon.sense_recorded import LARGEST, recorded_sense
 from recon.solvers import conjugate_gradient
@@ -41,7 +42,7 @@ def gridding(
     """Gridding reconstruction A^H W y: density weights, then the adjoint NUFFT.
 
     Args:
-        kspace: complex `[..., coil, sample]`, array or tensor.
+        kspace: complex `[..., coil, sample]`, array (NumPy or CuPy) or tensor.
         trajectory: `[sample, axis]` in rad/pixel, or `[..., sample, axis]` with the leading axes of `kspace`.
         weights: density weights `[sample]` or `[..., sample]` like the trajectory; None finds them by `pipe_weights`.
         image_shape: pixels per axis.
@@ -60,9 +61,15 @@ def gridding(
     weights = np.asarray(weights)
     if weights.shape != trajectory.shape[:-1]:
         raise ValueError(f"weights of shape {weights.shape} do not fit a trajectory of shape {trajectory.shape}")
-    weighted = kspace * np.expand_dims(weights, -2).astype(real_dtype(complex_dtype(kspace)))
-    images = _adjoint(weighted, trajectory, tuple(image_shape), tolerance)
-    return images if maps is None else combine(images, maps, rank=len(image_shape))
+    factors = np.expand_dims(weights, -2).astype(real_dtype(complex_dtype(kspace)), copy=False)
+
+    def coil_images(values: Array) -> Array:
+        weighted = values * (factors if is_tensor(values) else namespace(values).asarray(factors))
+        return _adjoint(weighted, trajectory, tuple(image_shape), tolerance)
+
+    if maps is None:
+        return coil_images(kspace)
+    return call_resident("gridding", lambda values, s: combine(coil_images(values), s, rank=len(image_shape)), kspace, maps)
 
 
 def self_calibrated_maps(
@@ -322,9 +329,8 @@ def _adjoint(kspace: Array, trajectory: np.ndarray, shape: tuple[int, ...], tole
         return nufft.nufft(kspace, points, shape, 1, tolerance)
     dtype = complex_dtype(kspace)
     if trajectory.ndim == 2:
-        images: np.ndarray = nufft.plan(trajectory, shape, tolerance, dtype).adjoint(np.asarray(kspace))
-        return images
-    result = np.empty((*kspace.shape[:-1], *shape), dtype)
+        return nufft.plan(trajectory, shape, tolerance, dtype).adjoint(kspace)
+    result = namespace(kspace).empty((*kspace.shape[:-1], *shape), dtype)
     for index in np.ndindex(*trajectory.shape[:-2]):
         result[index] = nufft.plan(trajectory[index], shape, tolerance, dtype).adjoint(kspace[index])
     return result

@@ -91,6 +91,12 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads of each worker", 
 GpuMemory = Annotated[int | None, typer.Option(help="GPU memory of each worker in MiB", min=1)]
 Workers = Annotated[int | None, typer.Option(help="measurements reconstructed at the same time", min=1)]
 AllowExternal = Annotated[bool | None, typer.Option("--allow-external", help="let configs that clients send start external programs")]
+Rehearse = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONFIG=FILE", help="run this chain in every worker before the first client, with a raw file of the protocol; repeatable"
+    ),
+]
 Parameter = Annotated[
     list[str] | None,
     typer.Option(
@@ -110,6 +116,7 @@ def serve(
     storage: Annotated[Path | None, typer.Option(help="keep noise covariances in this folder, for later scans")] = None,
     threads: Threads = None,
     gpu_memory_mib: GpuMemory = None,
+    rehearse: Rehearse = None,
     allow_external: AllowExternal = None,
     settings: SettingsFile = None,
     log_level: LogLevel = None,
@@ -131,6 +138,7 @@ def serve(
         storage=storage,
         threads=threads,
         gpu_memory_mib=gpu_memory_mib,
+        rehearse=rehearse or None,
         allow_external=allow_external,
         log_level=log_level,
     )
@@ -145,6 +153,7 @@ def worker(
     workers: Workers = None,
     threads: Threads = None,
     gpu_memory_mib: GpuMemory = None,
+    rehearse: Rehearse = None,
     allow_external: AllowExternal = None,
     settings: SettingsFile = None,
     log_level: LogLevel = None,
@@ -164,6 +173,7 @@ def worker(
         workers=workers,
         threads=threads,
         gpu_memory_mib=gpu_memory_mib,
+        rehearse=rehearse or None,
         allow_external=allow_external,
         log_level=log_level,
     )

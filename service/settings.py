@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 PREFIX = "RECONSTREAM_"
 NOT_SETTINGS = ("CONFIGS", "SETTINGS")
@@ -37,6 +37,11 @@ class Settings(BaseModel):
     workers: int = Field(2, ge=1, description="measurements reconstructed at the same time, each in a process of its own")
     waiting: int = Field(16, ge=0, description="clients that may wait for a worker; further ones are turned away with the reason")
     warm_up: bool = Field(True, description="workers import TensorFlow and make a first NUFFT plan before they take a client")
+    rehearse: dict[str, Path] = Field(
+        default_factory=dict,
+        description="chains that each worker runs before it takes a client, each with a raw file of the protocol (config: file), so that "
+        "plans are made and networks compiled before the first scan",
+    )
     allow_external: bool = Field(False, description="let configs sent by clients start external programs (<external>)")
 
     threads: int | None = Field(None, ge=1, description="CPU threads of each worker; empty = all of the machine")
@@ -64,6 +69,20 @@ class Settings(BaseModel):
     storage: Path | None = Field(None, description="folder for noise covariances that later scans depend on; empty = none are kept")
 
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
+
+    @field_validator("rehearse", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """``config=file,config=file`` of the environment, or a list of such from the command line."""
+        if value is None:
+            return {}
+        if not isinstance(value, (str, list, tuple)):
+            return value
+        texts = value.split(",") if isinstance(value, str) else list(value)
+        pairs = [text.strip().partition("=") for text in texts]
+        if not all(config and file for config, _, file in pairs):
+            raise ValueError("expected CONFIG=FILE")
+        return {config: file for config, _, file in pairs}
 
     @classmethod
     def load(cls, file: Path | str | None = None, **given: Any) -> Settings:

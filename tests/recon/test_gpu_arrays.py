@@ -13,8 +13,11 @@ from recon import device, gpu_plans, grappa, nufft
 from recon.compressed_sensing import grasp, l1_wavelet, locally_low_rank, total_generalised_variation, total_variation
 from recon.espirit import espirit
 from recon.fourier import fftc
+from recon.gridded_magnitude import gridded_magnitude
 from recon.nlinv import nlinv
 from recon.phantoms import birdcage_coils, moving_heart, shepp_logan
+from recon.spirit import spirit
+from recon.sense import gridding
 from recon.trajectory import radial_trajectory
 from tests.recon import strict_cupy
 from tests.recon.conftest import relative_error
@@ -38,6 +41,10 @@ JOBS: dict[str, tuple[np.ndarray, Callable[[Any, Any], Any]]] = {
     "locally_low_rank": (SERIES, lambda k, s: locally_low_rank(k, s, SPOKES, iterations=3)),
     "espirit": (FULL, lambda k, _: espirit(k, calibration=16)),
     "nlinv": (GRID, lambda k, _: nlinv(k, newton_steps=3)[1]),
+    "gridding": (RADIAL, lambda k, s: gridding(k, SPOKES[0], None, SHAPE, s)),
+    "gridded_magnitude": (RADIAL, lambda k, _: gridded_magnitude(k, SPOKES[0], None, SHAPE)),
+    "spirit": (GRID, lambda k, _: spirit(k, MASK, calibration=8, iterations=5)),
+    "spirit_volume": (np.repeat(GRID[..., None], 3, -1), lambda k, _: spirit(k, calibration=(8, 32, 3), kernel_size=3, iterations=3)),
     "grappa": (FULL[:, None], lambda k, s: grappa.reconstruct(k, s.conj()[:, None])),
 }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gadgets.items import Acquisition
+from scripts import simulate
 from service.server import ListenError, listen
 from service.wire import Close, Message, Query, Response
 from tests.service.peer import ECHO, HEADER, IMAGES, Peer, config, images, measure, readouts, texts, wait_for
@@ -235,6 +236,17 @@ def test_the_parent_needs_neither_tensorflow_nor_the_gadgets() -> None:
 
 
 # -- with everything ---------------------------------------------------------------------------------------------------
+
+
+def test_workers_rehearse_before_the_first_client(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.h5"
+    simulate.cartesian((32, 32), coils=2, acceleration=1).save(scan)
+    with Server(rehearse=f"cartesian.xml={scan},no_such_chain.xml={scan},radial_realtime.xml={tmp_path / 'none.h5'}") as server:
+        server.warm()
+        assert server.find(r"rehearsed cartesian.xml: 1 images"), server.log
+        assert server.log.index("rehearsed cartesian.xml") < server.log.index("is warm after")
+        assert len(server.find(r"rehearsal of (no_such_chain.xml|radial_realtime.xml) with \S+ failed \(.+\)")) == 2, server.log
+        server.serves()
 
 
 def test_a_warm_server() -> None:

@@ -171,3 +171,18 @@ def test_links_that_kubernetes_sets_are_no_settings(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("RECONSTREAM_PORTS", "1")
     with pytest.raises(SettingsError, match="RECONSTREAM_PORTS"):
         Settings.load()
+
+
+def test_rehearsals_from_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("rehearse:\n  a.xml: /one.h5\n")
+    assert Settings.load(file).rehearse == {"a.xml": Path("/one.h5")}
+    assert Settings.load(file, rehearse=["b.xml=/two=2.h5", "c.xml=/three.h5"]).rehearse == {
+        "b.xml": Path("/two=2.h5"),
+        "c.xml": Path("/three.h5"),
+    }
+    monkeypatch.setenv("RECONSTREAM_REHEARSE", "b.xml=/two.h5,c.xml=/three.h5")
+    assert Settings.load(file).rehearse == {"b.xml": Path("/two.h5"), "c.xml": Path("/three.h5")}
+    monkeypatch.setenv("RECONSTREAM_REHEARSE", "b.xml")
+    with pytest.raises(SettingsError, match=r"rehearse: .*CONFIG=FILE"):
+        Settings.load(file)
