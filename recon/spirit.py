@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from recon import device
 from recon.arrays import Array, is_tensor, like
 from recon.fourier import fftc, ifftc
 from recon.namespace import namespace
 from recon.operators.linear import LinearOperator
+from recon.resident import resident
 from recon.solvers.conjugate_gradient import conjugate_gradient
 from recon.waves import along_axes, waves
 
@@ -18,7 +20,7 @@ from recon.waves import along_axes, waves
 class _CoilMatrices(LinearOperator):
     """A matrix of the coils at every pixel, `matrices` `[*image, coil, coil]`, on coil images `[..., coil, *image]`."""
 
-    def __init__(self, matrices: np.ndarray) -> None:
+    def __init__(self, matrices: Array) -> None:
         self.matrices = matrices
         self.rank = matrices.ndim - 2
 
@@ -34,8 +36,9 @@ class _CoilMatrices(LinearOperator):
 
     def _apply(self, matrices: Array, x: Array) -> Array:
         coil = -self.rank - 1
-        if isinstance(x, np.ndarray):
-            return np.moveaxis((matrices @ np.moveaxis(x, coil, -1)[..., None])[..., 0], -1, coil)
+        if not is_tensor(x):
+            space = namespace(x)
+            return space.moveaxis((matrices @ space.moveaxis(x, coil, -1)[..., None])[..., 0], -1, coil)
         import tensorflow as tf
 
         lead = list(range(len(x.shape) + coil))
@@ -57,16 +60,17 @@ class SpiritConsistency(_CoilMatrices):
     """G - I on coil images `[..., coil, *image]`: the convolution of k-space as a matrix of the coils at every pixel.
 
     Args:
-        kernel: `[target, source, *offset]` of odd sizes from `calibrate`.
+        kernel: `[target, source, *offset]` of odd sizes from `calibrate`, NumPy or CuPy.
         image_shape: pixels per axis.
     """
 
-    def __init__(self, kernel: np.ndarray, image_shape: Sequence[int]) -> None:
+    def __init__(self, kernel: Array, image_shape: Sequence[int]) -> None:
         shape = tuple(image_shape)
+        space = namespace(kernel)
         double = [waves(n, size // 2, np.dtype(np.complex128))[:, ::-1] for n, size in zip(shape, kernel.shape[2:], strict=True)]
         matrices = along_axes(double, kernel.astype(np.complex128))
-        matrices = np.moveaxis(matrices, (0, 1), (-2, -1)) - np.eye(len(kernel))
-        super().__init__(np.ascontiguousarray(matrices.astype(kernel.dtype)))
+        matrices = space.moveaxis(matrices, (0, 1), (-2, -1)) - space.eye(len(kernel))
+        super().__init__(space.ascontiguousarray(matrices.astype(kernel.dtype)))
 
 
 def calibrate(calibration: np.ndarray, kernel_size: int | Sequence[int] = 5, regularisation: float = 0.01) -> np.ndarray:
@@ -129,25 +133,26 @@ def spirit(
         ValueError: the centre is not fully sampled, or see `calibrate`; inside `tf.function`, where the kernel must be
             calibrated beforehand.
     """
-    values = _values(kspace)
-    shape = values.shape[1:]
-    sampled = _sampled(values, mask)
+    sampled = _sampled(kspace, mask)
+    shape = sampled.shape
     sizes = (calibration,) * len(shape) if isinstance(calibration, int) else tuple(calibration)
     region = tuple(slice(max(n // 2 - size // 2, 0), n // 2 - size // 2 + size) for n, size in zip(shape, sizes, strict=True))
     if not sampled[region].all():
         raise ValueError(f"the centre of {sizes} samples is not fully sampled; give a smaller calibration, or one for each axis")
     everywhere: tuple[slice, ...] = (slice(None), *region)
-    return fill(kspace, calibrate(values[everywhere], kernel_size, regularisation), sampled, iterations, tolerance)
+    return fill(kspace, calibrate(_values(kspace[everywhere]), kernel_size, regularisation), sampled, iterations, tolerance)
 
 
-def fill(kspace: Array, kernel: np.ndarray, mask: np.ndarray | None = None, iterations: int = 30, tolerance: float = 1e-4) -> Array:
+@resident
+def fill(kspace: Array, kernel: Array, mask: np.ndarray | None = None, iterations: int = 30, tolerance: float = 1e-4) -> Array:
     """Fill the missing samples: minimise |(G - I) x|^2 with the measured samples of x kept as they are.
 
     Lustig and Pauly, Magn. Reson. Med. 64 (2010), equation 10, by conjugate gradients over the missing samples. A volume
     with fully sampled readouts (its last axis) is solved slice by slice along them.
 
     Args:
-        kspace: complex `[coil, *image]`, zero where nothing was sampled; array or tensor (also inside `tf.function`).
+        kspace: complex `[coil, *image]`, zero where nothing was sampled; array or tensor (also inside `tf.function`). NumPy arrays
+            are filled on a GPU where one is in use.
         kernel: of `calibrate`.
         mask: `[*image]`; None takes samples that are 0 in all coils as missing.
         iterations, tolerance: of the conjugate gradients.
@@ -164,23 +169,25 @@ def fill(kspace: Array, kernel: np.ndarray, mask: np.ndarray | None = None, iter
     sampled = _sampled(kspace, mask)
     if sampled.all():
         return kspace
+    kernel = like(kernel, kspace)
     if len(shape) == 3 and (sampled == sampled[..., :1]).all():
         return _slices(kspace, kernel, sampled[..., 0], iterations, tolerance)
     return _filled(kspace, kernel, sampled, iterations, tolerance)
 
 
-def _filled(kspace: Array, kernel: np.ndarray, sampled: np.ndarray, iterations: int, tolerance: float) -> Array:
+def _filled(kspace: Array, kernel: Array, sampled: np.ndarray, iterations: int, tolerance: float) -> Array:
     space, axes = namespace(kspace), tuple(range(-sampled.ndim, 0))
     gram, zero = SpiritConsistency(kernel, sampled.shape).gram, space.zeros_like(kspace)
+    known = like(sampled, kspace)
 
     def normal(samples: Array) -> Array:
-        return space.where(sampled, zero, fftc(gram(ifftc(samples, axes)), axes))
+        return space.where(known, zero, fftc(gram(ifftc(samples, axes)), axes))
 
-    measured = space.where(sampled, kspace, zero)
+    measured = space.where(known, kspace, zero)
     return measured + conjugate_gradient(normal, -normal(measured), iterations, tolerance)
 
 
-def _slices(kspace: Array, kernel: np.ndarray, sampled: np.ndarray, iterations: int, tolerance: float) -> Array:
+def _slices(kspace: Array, kernel: Array, sampled: np.ndarray, iterations: int, tolerance: float) -> Array:
     """A volume as slices at every position along its last axis, where the kernel is one of two dimensions."""
     n = int(kspace.shape[-1])
     hybrid = ifftc(kspace, -1)
@@ -191,23 +198,26 @@ def _slices(kspace: Array, kernel: np.ndarray, sampled: np.ndarray, iterations: 
     def fill_slice(index: int) -> None:
         filled[index] = _filled(hybrid[..., index], kernels[..., index], sampled, iterations, tolerance)
 
-    if is_tensor(kspace):
-        for index in range(n):
-            fill_slice(index)
-    else:
+    if isinstance(kspace, np.ndarray):
         from recon.nufft import run_each
 
         run_each(fill_slice, n)
+    else:
+        for index in range(n):
+            fill_slice(index)
     return fftc(namespace(kspace).stack(filled, -1), -1)
 
 
 def _sampled(kspace: Array, mask: np.ndarray | None) -> np.ndarray:
     shape = tuple(int(n) for n in kspace.shape[1:])
-    return np.broadcast_to((_values(kspace) != 0).any(0) if mask is None else np.asarray(mask, bool), shape)
+    if mask is not None:
+        return np.broadcast_to(np.asarray(mask, bool), shape)
+    sampled: np.ndarray = (_values(kspace) != 0).any(0)
+    return sampled
 
 
 def _values(kspace: Array) -> np.ndarray:
     try:
-        return np.asarray(kspace)
+        return device.get(kspace) if hasattr(kspace, "get") else np.asarray(kspace)
     except NotImplementedError as error:
         raise ValueError("inside tf.function, calibrate beforehand and call fill with kernel and mask") from error

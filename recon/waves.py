@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from recon.arrays import like
+from recon.namespace import namespace
+
 SMALL_PRODUCT = 2**16
 """Multiplications of a complex matrix product up to which OpenBLAS was seen to start no threads of its own, if it has at least four
 rows. Within threads of ours those made the same work twenty times slower while other processes were busy."""
@@ -24,9 +27,11 @@ def waves(pixels: int, degree: int, dtype: np.dtype) -> np.ndarray:
 
 
 def along_axes(matrices: Sequence[np.ndarray], values: np.ndarray) -> np.ndarray:
-    """Apply one matrix `[out, in]` along each of the last `len(matrices)` axes of `values`."""
+    """Apply one matrix `[out, in]` along each of the last `len(matrices)` axes of `values`, NumPy or CuPy."""
+    space = namespace(values)
     for matrix in reversed(matrices):
-        values = np.moveaxis(_times(values, matrix.T), -1, -len(matrices))
+        product = _times(values, matrix.T) if space is np else values @ like(matrix.T, values)
+        values = space.moveaxis(product, -1, -len(matrices))
     return values
 
 

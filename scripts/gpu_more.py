@@ -1,4 +1,4 @@
-"""Volumes, memory and iterative reconstructions on a GPU. Part of `scripts/gpu_check.py`."""
+"""Volumes and memory on a GPU. Part of `scripts/gpu_check.py`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from recon import compressed_sensing, device, gpu_plans, grappa, nufft, sense
-from recon.cartesian_sampling import random_mask
-from recon.espirit import espirit
-from recon.fourier import fftc
+from recon import device, gpu_plans, nufft, sense
 from recon.koosh_ball import koosh_ball_trajectory
-from recon.nlinv import nlinv
-from recon.phantoms import birdcage_coils, moving_heart, shepp_logan
+from recon.phantoms import birdcage_coils, shepp_logan
 from recon.sense_recorded import clear_graphs
 from recon.trajectory import radial_trajectory
 
@@ -176,52 +172,4 @@ def out_of_memory() -> dict[str, Any]:
                     result[f"{name}_{left}_mib"] = {"difference": float("nan"), "error": traceback.format_exc()[-1500:]}
     for name, (expected, job) in jobs.items():
         result[f"{name}_afterwards"] = {"difference": difference(expected, job())}
-    return result
-
-
-def reconstructions() -> dict[str, Any]:
-    """Iterative reconstructions and coil maps from NumPy, CuPy and tensors, against the CPU; ms of each."""
-    rng = np.random.default_rng(0)
-    shape, coils = (256, 256), 16
-    maps = birdcage_coils(coils, shape).astype(np.complex64)
-    mask = random_mask(shape, 0.3, seed=1)
-    mask[118:138] = True
-    full = fftc(maps * shepp_logan(shape).astype(np.complex64), (-2, -1))
-    full = full + (0.002 * np.abs(full).max() * rng.standard_normal(full.shape)).astype(np.complex64)
-    kspace = np.where(mask, full, 0)
-    small, frames = (128, 128), 10
-    spokes = radial_trajectory(128, frames * 13, ordering="golden").reshape(frames, -1, 2).astype(np.float32)
-    heart_maps = birdcage_coils(8, small).astype(np.complex64)
-    with device.on_cpu():
-        heart = np.stack(
-            [nufft.plan(spokes[n], small).forward(heart_maps * moving_heart(small, 40.0 * n).astype(np.complex64)) for n in range(frames)]
-        )
-    calibration = np.ascontiguousarray(full[:, 116:140][:, None])
-    kernel = grappa.calibrate(calibration, acceleration=(1, 4))
-    weights = grappa.unmixing(grappa.image_kernel(kernel, (1, *shape)), maps[:, None])
-    lines = np.zeros_like(full)
-    lines[:, ::4] = full[:, ::4]
-    jobs: dict[str, tuple[tuple[np.ndarray, ...], Callable[..., Any]]] = {
-        "l1_wavelet_50": ((kspace, maps), lambda k, s: compressed_sensing.l1_wavelet(k, s, mask=mask)),
-        "total_variation_30": ((kspace, maps), lambda k, s: compressed_sensing.total_variation(k, s, mask=mask)),
-        "total_variation_radial_30": ((heart[0], heart_maps), lambda k, s: compressed_sensing.total_variation(k, s, spokes[0])),
-        "grasp_10": ((heart, heart_maps), lambda k, s: compressed_sensing.grasp(k, s, spokes, iterations=10)),
-        "locally_low_rank_50": ((heart, heart_maps), lambda k, s: compressed_sensing.locally_low_rank(k, s, spokes)),
-        "espirit": ((full,), espirit),
-        "nlinv": ((kspace[:8],), lambda k: nlinv(k, mask=mask)[0]),
-        "nlinv_radial": ((heart[0],), lambda k: nlinv(k, spokes[0], small)[0]),
-        "grappa_frame": ((lines[:, None], weights), grappa.reconstruct),
-    }
-    result: dict[str, Any] = {}
-    for name, (arrays, job) in jobs.items():
-        with device.on_cpu():
-            start = time.perf_counter()
-            expected = job(*arrays)
-            result[name] = {"cpu_ms": round(1e3 * (time.perf_counter() - start))}
-        for kind, convert in (("numpy", lambda x: x), ("cupy", device.put), ("tensor", tensor)):
-            try:
-                took, value = timed(functools.partial(job, *map(convert, arrays)))
-                result[name][kind] = {"ms": took, "difference": difference(expected, value)}
-            except Exception:
-                result[name][kind] = {"error": traceback.format_exc()[-900:]}
     return result
