@@ -1,9 +1,10 @@
 """Measure the running service over TCP: start-up, warm start, real-time latency, pass-through.
 
-    python scripts/bench_service.py [--frames 60] [--runs 3] [--json OUT.json] [FILE]
+    python scripts/bench_service.py [--frames 60] [--runs 5] [--json OUT.json] [--configs CONFIG[=SCAN] …] [--rehearse]
 
-A server process with one worker; everything it answers comes over loopback. FILE: a real-time scan (ISMRMRD HDF5) to use instead of the
-simulated one (10 coils, 128 x 128, 13 tiny-golden-angle spokes a frame).
+A server process with one worker; everything it answers comes over loopback. SCAN: a real-time scan (ISMRMRD HDF5), or `radial` (10 coils, 128 x
+128, 13 tiny-golden-angle spokes a frame) or `hyperslice` (10 coils, 240 x 240, 15 spiral arms a frame), simulated here. With --rehearse the
+worker runs each chain once before it takes clients.
 
 * start: from starting the process until the port answers a query, and until the worker is warm.
 * warm start: latency of the first image of a measurement that is not the first, over that of its steady frames (median of the second
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,21 @@ from scripts import simulate
 from service.client import ask, replay
 from service.report import Report
 
+SIMULATED: dict[str, Callable[[int], simulate.Scan]] = {
+    "radial": lambda frames: simulate.radial(128, coils=10, spokes=13, frames=frames),
+    "hyperslice": lambda frames: simulate.hyperslice(frames=frames),
+}
+
 
 @contextmanager
-def server(log: Path, timings: dict[str, float]) -> Iterator[int]:
+def server(log: Path, timings: dict[str, float], rehearse: dict[str, Path]) -> Iterator[int]:
     """A server process with one warm worker; yields its port."""
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--workers", "1"]
+    for config, scan in rehearse.items():
+        command += ["--rehearse", f"{config}={scan}"]
     with open(log, "w") as output:
         start = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--workers", "1"], stderr=output, stdout=output, env=os.environ
-        )
+        process = subprocess.Popen(command, stderr=output, stdout=output, env=os.environ)
         try:
             port = int(_wait(process, log, "port ").split("port ")[1].split()[0])
             ask("127.0.0.1", port)
@@ -56,7 +63,7 @@ def server(log: Path, timings: dict[str, float]) -> Iterator[int]:
             process.wait(30)
 
 
-def _wait(process: subprocess.Popen, log: Path, words: str, seconds: float = 120) -> str:
+def _wait(process: subprocess.Popen, log: Path, words: str, seconds: float = 300) -> str:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for line in log.read_text().splitlines():
@@ -66,6 +73,21 @@ def _wait(process: subprocess.Popen, log: Path, words: str, seconds: float = 120
             break
         time.sleep(0.005)
     raise SystemExit(f"the server did not say {words!r}:\n{log.read_text()}")
+
+
+def _scan(kind: str, folder: Path, frames: int) -> Path:
+    """A file as it is, or one simulated of this kind."""
+    if kind not in SIMULATED:
+        return Path(kind)
+    path = folder / f"{kind}.h5"
+    if not path.exists():
+        SIMULATED[kind](frames).save(path)
+    return path
+
+
+def _stages(log: Path) -> list[str]:
+    """What the worker says about the time of each measurement."""
+    return [line.partition("; ")[2] for line in log.read_text().splitlines() if "received→triggered" in line]
 
 
 def latencies(report: Report) -> np.ndarray:
@@ -97,20 +119,23 @@ def measure(scan: Path, config: str, port: int, runs: int) -> dict[str, Any]:
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--configs", nargs="*", default=["radial_realtime.xml"])
+    parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     results: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
-        scan = arguments.file or Path(folder) / "scan.h5"
-        if arguments.file is None:
-            simulate.radial(128, coils=10, spokes=13, frames=arguments.frames).save(scan)
-        with server(Path(folder) / "log", results) as port:
-            for config in arguments.configs:
+        log = Path(folder) / "log"
+        scans = {
+            config: _scan(kind or "radial", Path(folder), arguments.frames)
+            for config, _, kind in (one.partition("=") for one in arguments.configs)
+        }
+        with server(log, results, scans if arguments.rehearse else {}) as port:
+            for config, scan in scans.items():
                 results[config] = measure(scan, config, port, arguments.runs)
+                results[config]["stages_of_the_last_paced_measurement"] = _stages(log)[-1 - arguments.runs]
     text = json.dumps(results, indent=1)
     print(text)
     if arguments.json:

@@ -2,6 +2,7 @@
 
     python scripts/simulate.py radial scan.h5            # moving heart, golden-angle spokes, one repetition a frame
     python scripts/simulate.py spiral scan.h5
+    python scripts/simulate.py hyperslice scan.h5        # the same by the protocol of HyperSLICE
     python scripts/simulate.py cartesian scan.h5 --acceleration 3
     python scripts/simulate.py epi scan.h5               # samples on the ramps, delays and phases that make ghosts, navigators
     python scripts/simulate.py relaxation scan.h5        # contrasts for maps: t1_vfa, t1_ll, t2 or t2star, lines or spokes
@@ -31,6 +32,7 @@ from gadgets.layout import Flag
 from recon.epi import EpiReadout
 from recon.fourier import fftc
 from recon.phantoms import birdcage_coils, moving_heart, relaxation_vials, shepp_logan
+from recon.realtime_spiral import RealtimeSpiral
 from recon.trajectory import Ordering, radial_trajectory
 
 TICK_MS = 2.5
@@ -176,6 +178,37 @@ def spiral(
         repetitions=frames,
     )
     return _non_cartesian(protocol, trajectory, moving=moving, center_sample=0, noise=noise, waveforms=waveforms, seed=seed)
+
+
+def hyperslice(
+    matrix: int = 240,
+    coils: int = 10,
+    frames: int = 24,
+    *,
+    moving: bool = True,
+    noise: float = 0.02,
+    waveforms: bool = False,
+    seed: int = 1,
+) -> Scan:
+    """Interactive real-time spirals of HyperSLICE's protocol (see `RealtimeSpiral`): 240 x 240, 15 arms, 54.6 ms a frame, 12 rotations."""
+    protocol = RealtimeSpiral(base_resolution=matrix)
+    phases = np.arange(frames) % protocol.phases
+    scan = Protocol(
+        name="hyperslice",
+        trajectory="spiral",
+        encoded=(matrix, matrix),
+        recon=(matrix, matrix),
+        field_of_view_mm=(protocol.field_of_view, protocol.field_of_view),
+        coils=coils,
+        tr_ms=protocol.repetition_time,
+        te_ms=0.9,
+        flip_deg=30.0,
+        dwell_us=protocol.dwell_time,
+        lines=(protocol.arms - 1, 0),
+        repetitions=frames,
+    )
+    trajectory = protocol.trajectory[phases].astype(np.float32)
+    return _non_cartesian(scan, trajectory, moving=moving, center_sample=0, noise=noise, waveforms=waveforms, seed=seed)
 
 
 def cartesian(
@@ -776,6 +809,21 @@ def spiral_command(
 ) -> None:
     """Archimedean spirals, real-time frames."""
     _write(out, spiral(matrix, coils, interleaves, frames, moving=moving, noise=noise, waveforms=ecg, seed=seed))
+
+
+@app.command("hyperslice")
+def hyperslice_command(
+    out: Out,
+    matrix: Matrix = 240,
+    coils: Coils = 10,
+    frames: Frames = 24,
+    moving: Moving = True,
+    noise: Noise = 0.02,
+    ecg: Ecg = False,
+    seed: Seed = 1,
+) -> None:
+    """Interactive real-time spirals of HyperSLICE's protocol."""
+    _write(out, hyperslice(matrix, coils, frames, moving=moving, noise=noise, waveforms=ecg, seed=seed))
 
 
 @app.command("cartesian")
