@@ -112,7 +112,7 @@ class NetworkDenoise(Gadget):
         return pixels
 
     def _denoised(self, image: Image, window: list[np.ndarray], denoiser: Denoiser, marks: NetworkMarks) -> Image:
-        pixels, why = attempt(lambda: denoiser(np.stack(window, -1)), window[-1].shape)
+        pixels, why = attempt(lambda: denoiser(np.stack(window)), window[-1].shape)
         if not why and not np.isfinite(pixels).all():
             why = "the network gave pixels that are NaN or infinite"
         if why:

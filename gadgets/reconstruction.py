@@ -288,14 +288,15 @@ class Reconstruction:
     # -- images ------------------------------------------------------------------------------------------------------
 
     def image(self, frame: Frame) -> np.ndarray:
-        """Complex image ``[z, y, x]`` of a frame; its place must have been calibrated where the method needs maps."""
+        """Image ``[z, y, x]`` of a frame, complex or (root of the sum of squares) real; its place must have been calibrated where the
+        method needs maps."""
         gadget, series = self.gadget, frame.series
         weighted = gadget.method in ("gridding", "root_sum_of_squares") or gadget.density_weighted
         samples = self.samples(frame.readouts, weighted=weighted)
         return self._volume(self._solve(samples, series.place), self._grids[series.space])
 
     def _solve(self, samples: Samples, place: Place) -> np.ndarray:
-        """Complex image ``[*grid.shape]`` of a k-space, as an orthonormal transform gives it."""
+        """Image ``[*grid.shape]`` of a k-space, as an orthonormal transform gives it."""
         from recon.compressed_sensing import l1_wavelet, total_variation
         from recon.gridded_magnitude import gridded_magnitude
         from recon.sense import cg_sense, gridding
@@ -324,7 +325,8 @@ class Reconstruction:
         if not np.isfinite(image).all():
             self._tell("pixels that are NaN or infinite are replaced by 0", "pixels not finite, replaced by 0")
             image = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
-        volume: np.ndarray = image.astype(np.complex64, copy=False).reshape((1,) * (3 - image.ndim) + image.shape)
+        dtype = np.complex64 if np.iscomplexobj(image) else np.float32
+        volume: np.ndarray = image.astype(dtype, copy=False).reshape((1,) * (3 - image.ndim) + image.shape)
         return volume
 
     def rehearse(self, readout: Readout) -> None:
@@ -357,7 +359,7 @@ class Reconstruction:
         """
         gadget, encoding = self.gadget, self.context.header.encoding(frame.series.space)
         complex_pixels = gadget.output == "complex"
-        pixels = image if complex_pixels else np.abs(image)
+        pixels = image.astype(np.complex64, copy=False) if complex_pixels else np.abs(image)
         header = image_header(
             frame.header,
             image.shape[::-1],
