@@ -7,8 +7,10 @@ nothing is transformed any more.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 
 from recon import device, nufft
 from recon.arrays import complex_dtype, real_dtype
+from recon.cache import Cache
 from recon.fourier import ifftc
 from recon.operators.fourier import ToeplitzGram, convolve_tensor
 from recon.operators.linear import LinearOperator
@@ -27,12 +30,32 @@ POWER_ITERATIONS, MARGIN = 20, 1.1
 
 
 @dataclass(frozen=True, eq=False)
+class SharedGram:
+    """E^H E with its data apart, so that a graph made for one scan or slice serves the next.
+
+    Attributes:
+        key: equal for equal functions.
+        apply: E^H E x, called with x and the operands.
+        operands: tensors.
+        owner: what operands only name, kept alive.
+    """
+
+    key: Hashable
+    apply: Callable[..., Any]
+    operands: tuple[Any, ...]
+    owner: Any = None
+
+    def __call__(self, x: Any) -> Any:
+        return self.apply(x, *self.operands)
+
+
+@dataclass(frozen=True, eq=False)
 class DataTerm:
     """|E x - d|^2 of images x `[contrast, *voxels]`; all arrays are tensors.
 
     Attributes:
         rhs: E^H d, complex `[contrast, *voxels]`.
-        gram: applies E^H E.
+        gram: applies E^H E; a `SharedGram` where graphs can be shared.
         bound: D, real, broadcast against the images: D - E^H E is positive semidefinite.
         diagonal: about the diagonal of E^H E, of the shape of `bound`: what a voxel's own signal contributes.
         pointwise: E^H E is the product with D.
@@ -56,8 +79,14 @@ class DataTerm:
 
         if self.pointwise:
             return self.rhs * tf.cast(tf.math.divide_no_nan(tf.ones_like(self.bound), self.bound), self.rhs.dtype)
-        run = tf.function(lambda rhs: conjugate_gradient(self.gram, rhs, iterations))
-        return run(self.rhs)
+        gram = as_shared(self.gram)
+
+        def make() -> Any:
+            apply = gram.apply
+            return tf.function(lambda rhs, *operands: conjugate_gradient(lambda x: apply(x, *operands), rhs, iterations))
+
+        run = make() if gram.key is None else _least_squares.get((gram.key, iterations), make)
+        return run(self.rhs, *gram.operands)
 
     def cost(self, x: Any) -> Any:
         """|E x - d|^2, a scalar tensor in double precision."""
@@ -65,6 +94,14 @@ class DataTerm:
 
         inner = tf.math.conj(x) * (self.gram(x) - 2 * self.rhs)
         return tf.reduce_sum(tf.cast(tf.math.real(inner), tf.float64)) + self.energy
+
+
+_least_squares: Cache[Any] = Cache(8)
+
+
+def as_shared(gram: Callable[[Any], Any]) -> SharedGram:
+    """A Gram operator as a function of operands; with the key None where it has none."""
+    return gram if isinstance(gram, SharedGram) else SharedGram(None, gram, ())
 
 
 def from_images(images: np.ndarray, weights: np.ndarray | None = None) -> DataTerm:
@@ -176,7 +213,7 @@ def noncartesian(
     diagonal = density.sum(1) / math.prod(image)
     if toeplitz is None:
         toeplitz = device.use_gpu() and len(image) == 2
-    gram = _convolutions(points, density, maps) if toeplitz else _transforms(plans, density, maps)
+    gram = _convolutions(points, density, maps) if toeplitz else _Transforms(plans, density, maps).shared()
     energy = float(np.sum(np.abs(kspace) ** 2 * density[:, None], dtype=np.float64))
     bound = tf.constant(power * largest.reshape(shape))
     near = tf.constant((power * diagonal.reshape(shape)).astype(real))
@@ -208,7 +245,7 @@ def from_operator(operator: LinearOperator, data: np.ndarray) -> DataTerm:
     return DataTerm(rhs, gram, bound, bound * (mean / largest), False, energy, data.size)
 
 
-def _masked_transform(sampled: np.ndarray, maps: np.ndarray) -> Callable[[Any], Any]:
+def _masked_transform(sampled: np.ndarray, maps: np.ndarray) -> SharedGram:
     """S^H F^H M F S over the axes on which the mask depends."""
     import tensorflow as tf
 
@@ -225,42 +262,55 @@ def _masked_transform(sampled: np.ndarray, maps: np.ndarray) -> Callable[[Any], 
     coils = tf.constant(np.ascontiguousarray(maps.transpose(forward)))
     turned = order != sorted(order)
 
-    def gram(x: Any) -> Any:
+    def gram(x: Any, mask: Any, coils: Any) -> Any:
         x = tf.transpose(x, forward) if turned else x
         x = tf.reduce_sum(tf.math.conj(coils) * inverse(mask * to(coils * x[:, None])), 1)
         return tf.transpose(x, back) if turned else x
 
-    return gram
+    return SharedGram(("masked", tuple(order), len(varying)), gram, (mask, coils))
 
 
-def _transforms(plans: Sequence[nufft.Nufft], density: np.ndarray, maps: np.ndarray) -> Callable[[Any], Any]:
-    """S^H F^H W F S by NUFFTs: through Python, a contrast on one thread."""
-    import tensorflow as tf
+_numbers = itertools.count()
+_living: weakref.WeakValueDictionary[int, _Transforms] = weakref.WeakValueDictionary()
 
-    def compute(x: np.ndarray) -> np.ndarray:
+
+class _Transforms:
+    """S^H F^H W F S by NUFFTs: through Python, a contrast on one thread. Graphs find it by its number as long as it lives."""
+
+    def __init__(self, plans: Sequence[nufft.Nufft], density: np.ndarray, maps: np.ndarray) -> None:
+        self.plans, self.density, self.maps, self.number = plans, density, maps, next(_numbers)
+        _living[self.number] = self
+
+    def shared(self) -> SharedGram:
+        import tensorflow as tf
+
+        return SharedGram("transforms", _transformed, (tf.constant(self.number, tf.int64),), self)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
         result = np.empty_like(x)
 
         def contrast(n: int) -> None:
             total = np.zeros_like(x[n])
-            for coil in maps:
-                part = plans[n].gram((coil * x[n])[None], density[n])[0]
+            for coil in self.maps:
+                part = self.plans[n].gram((coil * x[n])[None], self.density[n])[0]
                 total += coil.conj() * part
             result[n] = total
 
         nufft.run_each(contrast, len(x))
         return result
 
-    def gram(x: Any) -> Any:
-        if tf.executing_eagerly():
-            return tf.constant(compute(x.numpy()))
-        result = tf.numpy_function(compute, [x], x.dtype, stateful=False)
-        result.set_shape(x.shape)
-        return result
 
-    return gram
+def _transformed(x: Any, number: Any) -> Any:
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return tf.constant(_living[int(number)](x.numpy()))
+    result = tf.numpy_function(lambda images, which: _living[int(which)](images), [x, number], x.dtype, stateful=False)
+    result.set_shape(x.shape)
+    return result
 
 
-def _convolutions(points: np.ndarray, density: np.ndarray, maps: np.ndarray) -> Callable[[Any], Any]:
+def _convolutions(points: np.ndarray, density: np.ndarray, maps: np.ndarray) -> SharedGram:
     """The same as convolutions, a kernel for each contrast."""
     import tensorflow as tf
 
@@ -268,15 +318,12 @@ def _convolutions(points: np.ndarray, density: np.ndarray, maps: np.ndarray) -> 
     kernels = [device.get(ToeplitzGram(one, maps.shape[1:], weights).kernel) for one, weights in zip(points, density, strict=True)]
     kernel, coils = tf.constant(np.stack(kernels).astype(real)), tf.constant(maps)
 
-    def contrast(inputs: tuple[Any, Any]) -> Any:
-        x, one = inputs
-        return tf.reduce_sum(tf.math.conj(coils) * convolve_tensor(coils * x[None], one), 0)
-
-    def gram(x: Any) -> Any:
+    def gram(x: Any, kernel: Any, coils: Any) -> Any:
         # One after another: the doubled grids of all contrasts and coils would fill the memory.
-        return tf.stack([contrast((x[n], kernel[n])) for n in range(len(kernels))])
+        every = [tf.reduce_sum(tf.math.conj(coils) * convolve_tensor(coils * x[n], kernel[n]), 0) for n in range(kernel.shape[0])]
+        return tf.stack(every)
 
-    return gram
+    return SharedGram("convolutions", gram, (kernel, coils))
 
 
 def _largest(gram: Callable[[np.ndarray], np.ndarray], shape: Sequence[int], dtype: np.dtype) -> float:

@@ -17,8 +17,8 @@ import numpy as np
 from recon import device
 from recon.arrays import real_dtype
 from recon.cache import Cache
-from recon.quantitative.data_term import DataTerm
-from recon.quantitative.lanes import Blocks
+from recon.quantitative.data_term import DataTerm, as_shared
+from recon.quantitative.lanes import Blocks, Times
 from recon.quantitative.linearised import Linearisation, PrimalDual, total
 from recon.quantitative.model import Map, ModelError, SignalModel
 from recon.quantitative.pixelwise import COMPILED, fit_pixelwise, map_deviations, with_fields
@@ -154,6 +154,7 @@ class _Fit:
         own = np.array([unknown.weight for unknown in model.unknowns]) if weights is None else np.asarray(weights, float)
         if own.shape != (len(model.unknowns),):
             raise ValueError(f"weights of shape {own.shape} for {len(model.unknowns)} unknowns")
+        self.operands = () if term.pointwise else as_shared(term.gram).operands
         self.solver = _solver(self.components, self.real, tuple(own[n] for n, _ in self.components.table), term, images, settings)
         slices = images[0].size / SLICE
         self.energy = ENERGY * slices / term.energy
@@ -175,7 +176,7 @@ class _Fit:
             problem, scales = self._linearise(parameters)
             # Fields and dual variables go on from step to step: the scales change little.
             x, y = ((problem.origin, *x[1:]), y) if number else self.solver.start(problem.origin)
-            solution = self.solver.solve(problem, x, y, gamma, delta, iterations, reference)
+            solution = self.solver.solve(problem, x, y, gamma, delta, iterations, reference, self.operands)
             reference = solution.first if reference is None else reference
             x, y = solution.x, solution.y
             parameters = self.model.constrain(self.components.join(x[0] * self._rows(scales)))
@@ -234,7 +235,9 @@ class _Fit:
             signal, jacobian = model.jacobian(parameters)
             return signal, jacobian, tf.sqrt(squares(jacobian))
 
-        return tf.function(run)  # type: ignore[no-any-return]
+        fields = {name: tf.constant(field) for name, field in self.model.fields.items()}
+        program = _programs.get(self.model.structure(), lambda: tf.function(run))
+        return lambda parameters: program(parameters, fields)
 
     def _rows(self, scales: np.ndarray) -> Any:
         return self._column(np.array([scales[n] for n, _ in self.components.table]))
@@ -273,23 +276,25 @@ def squares(jacobian: Any) -> Any:
     return tf.stack([total(tf.math.abs(column) ** 2) for column in tf.unstack(jacobian, axis=1)])
 
 
+_programs: Cache[Any] = Cache(8)
 _solvers: Cache[PrimalDual] = Cache(8)
 
 
 def _solver(
     components: Components, real: Sequence[bool], weights: tuple[float, ...], term: DataTerm, images: np.ndarray, settings: Settings
 ) -> PrimalDual:
-    """The solver for such data; those that do not depend on the encoding are kept with their graphs."""
-    gram = None if term.pointwise else term.gram
+    """The solver for such data, kept with its graph unless that holds data."""
+    gram = None if term.pointwise else as_shared(term.gram)
 
     def make() -> PrimalDual:
         # Compiling takes seconds and then saves half of the time of an iteration.
         compiled = term.graph and (device.use_gpu() or images[0].size > COMPILED)
-        return PrimalDual(components, real, build(settings, images.shape[1:], real), gram, weights, settings, compiled)
+        return PrimalDual(components, real, build(settings, images.shape[1:], real), gram and gram.apply, weights, settings, compiled)
 
-    if gram is not None:
+    if gram is not None and gram.key is None:
         return make()
-    key = (tuple(components.table), tuple(real), weights, images.shape[1:], images.dtype, settings.without_schedule())
+    kind = (gram and gram.key, tuple(components.table), tuple(real), weights)
+    key = (*kind, images.shape[1:], images.dtype, settings.without_schedule())
     return _solvers.get(key, make)
 
 

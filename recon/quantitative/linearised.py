@@ -72,7 +72,7 @@ class PrimalDual:
         components: of the unknowns.
         real: whether each unknown is real.
         regulariser: R.
-        gram: applies E^H E; None where the curvature says all.
+        gram: applies E^H E to x, with the operands given to `solve`; None where the curvature says all.
         compiled: by XLA: the Gram operator must allow it.
         weights: each component's weight in R, `[component]`.
         settings: see there.
@@ -83,7 +83,7 @@ class PrimalDual:
         components: Components,
         real: Sequence[bool],
         regulariser: Regulariser,
-        gram: Callable[[Any], Any] | None,
+        gram: Callable[..., Any] | None,
         weights: Sequence[float],
         settings: Settings,
         compiled: bool = True,
@@ -108,7 +108,15 @@ class PrimalDual:
         return float(self.regulariser.value(self.regulariser.forward((x[0] * weights, *x[1:]))))
 
     def solve(
-        self, problem: Linearisation, x: Tensors, y: Tensors, gamma: float, delta: float, iterations: int, reference: float | None = None
+        self,
+        problem: Linearisation,
+        x: Tensors,
+        y: Tensors,
+        gamma: float,
+        delta: float,
+        iterations: int,
+        reference: float | None = None,
+        operands: Tensors = (),
     ) -> Solution:
         """Iterate from x and y, at most so often.
 
@@ -118,6 +126,7 @@ class PrimalDual:
             gamma, delta: see the head of this module.
             iterations: at most so many.
             reference: the gap to which `rtol` and `atol` relate; None for the first here.
+            operands: of the Gram operator.
         """
         import tensorflow as tf
 
@@ -128,16 +137,18 @@ class PrimalDual:
         given = (problem.origin, columns, problem.slope, problem.curvature, problem.lower, problem.upper, values, vectors)
         scalars = (tf.constant(gamma, dtype), tf.constant(1 / delta, dtype), beta)
         unit = tf.constant(-1.0 if reference is None else reference, tf.float64)
-        x, y, first, last, count = self._run(given, x, y, scalars, tf.constant(iterations), unit)
+        x, y, first, last, count = self._run(given, x, y, scalars, tf.constant(iterations), unit, operands)
         return Solution(x, y, float(first), float(last), int(count))
 
     # -- within the graph --------------------------------------------------------------------------------------------
 
-    def _iterate(self, given: Tensors, x: Tensors, y: Tensors, scalars: Tensors, iterations: Any, unit: Any) -> tuple[Any, ...]:
+    def _iterate(
+        self, given: Tensors, x: Tensors, y: Tensors, scalars: Tensors, iterations: Any, unit: Any, operands: Tensors
+    ) -> tuple[Any, ...]:
         import tensorflow as tf
 
-        settings = self.settings
-        step = Iteration(self, given, scalars, self.gram)
+        settings, apply = self.settings, self.gram
+        step = Iteration(self, given, scalars, None if apply is None else lambda image: apply(image, *operands))
         kx, back = step.forward(x), step.adjoint(x, y)
         # 12 bounds the squared norm of TGV's operator in the plane; from three dimensions on the line search takes over.
         # Without a regulariser nothing but the data limits the step.

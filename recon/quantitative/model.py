@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import BaseModel
 
 from recon.arrays import Array
+from recon.cache import ArrayKey
 
 
 class ModelError(ValueError):
@@ -163,6 +165,11 @@ class SignalModel(ABC):
             kept.append(direction * tf.cast(wanted, part.dtype))
         return tf.stack(kept)
 
+    def structure(self) -> Hashable:
+        """Equal for models whose signals are the same function of unknowns and fields: graphs made for one serve the other."""
+        own = tuple((name, _comparable(value)) for name, value in sorted(vars(self).items()) if name != "fields")
+        return type(self), own
+
     def part(self, rank: int, *index: slice) -> SignalModel:
         """The model of a block of voxels: `fields` are cut by `index`.
 
@@ -173,3 +180,22 @@ class SignalModel(ABC):
         block = copy.copy(self)
         block.fields = {name: field[(slice(None),) * (field.ndim - rank) + index] for name, field in self.fields.items()}
         return block
+
+
+def _comparable(value: Any) -> Hashable:
+    """Something that is equal for equal values; objects that cannot be compared equal none but themselves."""
+    if isinstance(value, np.ndarray):
+        return ArrayKey(value)
+    if isinstance(value, SignalModel):
+        return value.structure()
+    if isinstance(value, Mapping):
+        return tuple((key, _comparable(one)) for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(_comparable(one) for one in value)
+    if isinstance(value, BaseModel):
+        return value.model_dump_json()
+    try:
+        hash(value)
+    except TypeError:
+        return object()
+    return value  # type: ignore[no-any-return]

@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from recon import device
 from recon.arrays import complex_dtype, real_dtype
+from recon.cache import Cache
 from recon.quantitative.model import Map, ModelError, SignalModel
 from recon.quantitative.real_unknowns import Components, apply_matrix, covariance, dot, gradient, inverse, normal_matrix, unit_diagonal
 
@@ -204,23 +204,23 @@ def _flat_fields(model: SignalModel, voxels: tuple[int, ...]) -> dict[str, np.nd
     return flat
 
 
-_programs: WeakKeyDictionary[SignalModel, dict[tuple[bool, bool], Callable[..., Any]]] = WeakKeyDictionary()
+_programs: Cache[Any] = Cache(16)
 
 
 def _program(model: SignalModel, magnitude: bool, compiled: bool) -> Callable[..., Any]:
-    """The fit of one batch as a graph, kept while the model lives."""
+    """The fit of one batch as a graph, kept for models of the same structure."""
     import tensorflow as tf
 
-    known = _programs.setdefault(model, {})
-    if (magnitude, compiled) not in known:
-        # A copy, so that the graph does not keep alive what it belongs to.
-        twin = copy.copy(model)
+    def make() -> Any:
+        # Without fields, so that the graph does not keep them alive.
+        twin = with_fields(model, {})
 
         def run(images: Any, begin: Any, fields: dict[str, Any], iterations: Any, tolerance: Any) -> tuple[Any, ...]:
             return _fit(with_fields(twin, fields), images, begin, magnitude, iterations, tolerance)
 
-        known[magnitude, compiled] = tf.function(run, reduce_retracing=True, jit_compile=compiled)
-    program = known[magnitude, compiled]
+        return tf.function(run, reduce_retracing=True, jit_compile=compiled)
+
+    program = _programs.get((model.structure(), magnitude, compiled), make)
 
     def call(images: np.ndarray, begin: np.ndarray, fields: dict[str, np.ndarray], iterations: int, tolerance: float) -> Any:
         tensors = {name: tf.constant(field) for name, field in fields.items()}

@@ -7,10 +7,12 @@ samples of all contrasts. Tamir et al., Magn. Reson. Med. 77 (2017) 180 (T2 shuf
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 
-from recon.quantitative.data_term import DataTerm
+from recon.cache import Cache
+from recon.quantitative.data_term import DataTerm, as_shared
 from recon.quantitative.model import SignalModel
 from recon.solvers import conjugate_gradient
 
@@ -18,6 +20,7 @@ _SIGNALS, _FIELD_VALUES = 600, 5
 """Signals that the basis is made from, and values of each per-voxel input among them."""
 _SHARED = 4
 """Contrasts for each basis signal, at least."""
+_programs: Cache[Any] = Cache(4)
 
 
 def subspace(model: SignalModel, tolerance: float = 3e-3) -> np.ndarray | None:
@@ -46,16 +49,24 @@ def subspace_images(term: DataTerm, basis: np.ndarray, iterations: int = 12) -> 
     """Least-squares images `[contrast, *voxels]` among combinations of the basis `[contrast, component]`, by conjugate gradients."""
     import tensorflow as tf
 
-    columns = tf.constant(basis.astype(term.rhs.dtype.as_numpy_dtype))
+    gram = as_shared(term.gram)
 
-    def expand(x: tf.Tensor) -> tf.Tensor:
-        return tf.tensordot(columns, x, 1)
+    def make() -> Any:
+        apply = gram.apply
 
-    def project(x: tf.Tensor) -> tf.Tensor:
-        return tf.tensordot(tf.math.conj(columns), x, [[0], [0]])
+        def solve(rhs: tf.Tensor, columns: tf.Tensor, *operands: tf.Tensor) -> tf.Tensor:
+            def expand(x: tf.Tensor) -> tf.Tensor:
+                return tf.tensordot(columns, x, 1)
 
-    run = tf.function(lambda rhs: expand(conjugate_gradient(lambda x: project(term.gram(expand(x))), project(rhs), iterations)))
-    images: np.ndarray = run(term.rhs).numpy()
+            def project(x: tf.Tensor) -> tf.Tensor:
+                return tf.tensordot(tf.math.conj(columns), x, [[0], [0]])
+
+            return expand(conjugate_gradient(lambda x: project(apply(expand(x), *operands)), project(rhs), iterations))
+
+        return tf.function(solve)
+
+    run = make() if gram.key is None else _programs.get((gram.key, iterations), make)
+    images: np.ndarray = run(term.rhs, tf.constant(basis.astype(term.rhs.dtype.as_numpy_dtype)), *gram.operands).numpy()
     return images
 
 
