@@ -31,12 +31,13 @@ class Work(NamedTuple):
 
     def report(self) -> dict[str, float]:
         """MB and GFLOP, and the ms that each takes at the least."""
-        return {
-            "MB": round(self.bytes / 1e6, 1),
-            "GFLOP": round(self.flops / 1e9, 2),
-            "floor_bytes_ms": round(1e3 * self.bytes / BYTES_PER_S, 4),
-            "floor_flops_ms": round(1e3 * self.flops / FLOPS_PER_S, 4),
+        values = {
+            "MB": self.bytes / 1e6,
+            "GFLOP": self.flops / 1e9,
+            "floor_bytes_ms": 1e3 * self.bytes / BYTES_PER_S,
+            "floor_flops_ms": 1e3 * self.flops / FLOPS_PER_S,
         }
+        return {name: float(f"{value:.3g}") for name, value in values.items()}
 
 
 def fft(images: int, pixels: int) -> Work:

@@ -124,20 +124,20 @@ class Heart:
         return frame
 
 
-def reconstructions(sizes: Sizes) -> dict[str, Job]:
-    """What there is, the most important first."""
+def reconstructions(sizes: Sizes, seed: int | None = 0) -> dict[str, Job]:
+    """What there is, the most important first; `seed` of the random shifts, which are others for tensors than for arrays."""
     grid, heart = Grid(sizes), Heart(sizes)
     return {
         **_field(sizes),
         **_windows(heart),
-        **_cartesian(grid, sizes),
-        **_series(heart),
+        **_cartesian(grid, sizes, seed),
+        **_series(heart, seed),
         **_maps(grid, heart),
         **_kspace(grid),
     }
 
 
-def _cartesian(grid: Grid, sizes: Sizes) -> dict[str, Job]:
+def _cartesian(grid: Grid, sizes: Sizes, seed: int | None) -> dict[str, Job]:
     """Compressed sensing of the Cartesian scan."""
     coils, pixels, mask, level = len(grid.maps), grid.mask.size, grid.mask, sizes.level
     gram, given = gpu_floor.cartesian_gram(coils, pixels), (grid.kspace, grid.maps)
@@ -146,7 +146,7 @@ def _cartesian(grid: Grid, sizes: Sizes) -> dict[str, Job]:
     return {
         "l1_wavelet_50": Job(
             given,
-            lambda k, s: compressed_sensing.l1_wavelet(k, s, mask=mask, level=level),
+            lambda k, s: compressed_sensing.l1_wavelet(k, s, mask=mask, level=level, seed=seed),
             gpu_floor.fista(gram, pixels, gpu_floor.wavelet_passes() + 3) * 50,
         ),
         "total_variation_10": Job(
@@ -160,7 +160,7 @@ def _cartesian(grid: Grid, sizes: Sizes) -> dict[str, Job]:
     }
 
 
-def _series(heart: Heart) -> dict[str, Job]:
+def _series(heart: Heart, seed: int | None) -> dict[str, Job]:
     """Whole series of frames at once. What is iterated: NUFFTs."""
     frames, coils, pixels = len(heart.kspace), len(heart.maps), int(np.prod(heart.shape))
     points = heart.trajectory
@@ -172,7 +172,7 @@ def _series(heart: Heart) -> dict[str, Job]:
         "grasp_5": Job(given, lambda k, s: compressed_sensing.grasp(k, s, points, iterations=5), gpu_floor.admm(gram, unknowns, 1) * 5),
         "locally_low_rank_20": Job(
             given,
-            lambda k, s: compressed_sensing.locally_low_rank(k, s, points, iterations=20),
+            lambda k, s: compressed_sensing.locally_low_rank(k, s, points, iterations=20, seed=seed),
             (gpu_floor.fista(gram, unknowns, 4) + low_rank) * 20,
         ),
         "low_rank_plus_sparse_20": Job(
@@ -203,7 +203,8 @@ def _windows(heart: Heart) -> dict[str, Job]:
     for name, (prior, parts) in priors.items():
         # E^H y, two power iterations and four conjugate gradients for the start; then four for all frames.
         work = gram * 7 + gpu_floor.fista(gram * window, parts * window * pixels, 12) * 4
-        jobs[f"window_{name}_frame"] = Job((), Frames(heart, prior), work, tensors=False)
+        # The CPU iterates with NUFFTs, of an error of 1e-3, the GPU with convolutions: 0.7 % after eight windows of GRASP on the CPU alone.
+        jobs[f"window_{name}_frame"] = Job((), Frames(heart, prior), work, bound=2e-2, tensors=False)
     return jobs
 
 
