@@ -228,11 +228,10 @@ class _Fit:
     def _derivatives(self) -> Callable[[Any], tuple[Any, Any, Any]]:
         import tensorflow as tf
 
-        fields = {name: tf.constant(field) for name, field in self.model.fields.items()}
-        model = with_fields(self.model, fields)
+        model = with_fields(self.model, {})
 
-        def run(parameters: Any) -> tuple[Any, Any, Any]:
-            signal, jacobian = model.jacobian(parameters)
+        def run(parameters: Any, fields: dict[str, Any]) -> tuple[Any, Any, Any]:
+            signal, jacobian = with_fields(model, fields).jacobian(parameters)
             return signal, jacobian, tf.sqrt(squares(jacobian))
 
         fields = {name: tf.constant(field) for name, field in self.model.fields.items()}
