@@ -1,9 +1,14 @@
-"""Memory and time of a fit in blocks of slices beside that of the whole volume: VFA, 10 flip angles, 16 slices of 128 x 128, TGV.
+"""Time, copies and memory of a fit in blocks of slices beside that of the whole volume: VFA, 10 flip angles, TGV.
 
-Each in a process of its own. Memory: largest resident set less that before the fit, the data being there; without a GPU device memory is
-host memory, so that blocks are measured with arrays of the volume in memory and in files.
+    python scripts/bench_blocks.py [--slices N] [--size N] [--block N] [--iterations N] [--encoding images|radial] [--modes ...]
 
-    python scripts/bench_blocks.py [--slices 16] [--size 128] [--block 2] [--iterations 10]
+A Gauss-Newton step of one inner iteration, for which graphs are compiled, and one of so many, which counts. Modes: the whole volume at
+once; blocks one after another (serial); blocks with copies ahead of and behind the computation (ahead); the same with two threads that
+give a device work (lanes); serial with arrays in files (files, without a GPU). Hidden: the share of the serial mode's copies by whose
+time an iteration became shorter; hideable: the same if the longest of copies up, copies down and computation were all that is left.
+
+On a GPU all modes run in this process; memory is the device's own count of bytes at the peak, less that before. Without one, each mode
+runs in a process of its own; memory is the largest resident set less that before the fit, for device memory is host memory there.
 """
 
 from __future__ import annotations
@@ -15,13 +20,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from recon import device  # before NumPy's OpenMP libraries: sets the waiting policy
+
+import numpy as np  # isort: skip
+
+from recon.phantoms import birdcage_coils
+from recon.quantitative import slices as data
 from recon.quantitative.model import SignalModel
+from recon.quantitative.slices import SliceData
 
-MODES = ("whole", "blocks", "files", "threads")
+MODES = ("serial", "ahead", "lanes", "whole", "files")
+COILS, SPOKES = 4, 21
 
 
 def volume(slices: int, size: int) -> tuple[SignalModel, np.ndarray]:
@@ -36,8 +51,52 @@ def volume(slices: int, size: int) -> tuple[SignalModel, np.ndarray]:
         t1 = np.where(np.hypot(y - 0.3, x) < 0.3, 600, 1200) * (1 + 0.02 * n)
         inside = np.hypot(y, x) < 0.85
         clean = np.asarray(model(np.stack([inside.astype(complex), t1.astype(complex)])))
-        images[:, n] = clean + 1e-3 * (random.standard_normal(clean.shape) + 1j * random.standard_normal(clean.shape))
+        noise = random.standard_normal((2, *clean.shape), np.float32)
+        images[:, n] = clean + 1e-3 * (noise[0] + 1j * noise[1])
     return model, images
+
+
+def radial(images: np.ndarray) -> SliceData:
+    """The first of these slices as a stack of stars of 4 coils and 21 spokes a flip angle, as often as there are slices."""
+    from recon.nufft import Nufft
+
+    contrasts, count, size, _ = images.shape
+    angles = np.arange(contrasts * SPOKES)[:, None] * np.pi * (np.sqrt(5) - 1) / 2
+    radius = (np.arange(2 * size) - size) / size * np.pi
+    points = np.stack([np.sin(angles) * radius, np.cos(angles) * radius], -1).reshape(contrasts, -1, 2).astype(np.float32)
+    maps = birdcage_coils(COILS, (size, size)).astype(np.complex64)
+    kspace = np.stack([Nufft(p, (size, size)).forward(maps * x) for p, x in zip(points, images[:, 0], strict=True)])
+    weights = np.linalg.norm(points, axis=-1) + np.pi / size / 4
+    one = data.noncartesian(kspace[:, :, None], points, maps[:, None], weights / weights.mean(), toeplitz=True)
+    rhs, coils = np.repeat(one.rhs, count, 1), np.repeat(one.operands[0], count, 1)
+    bound, diagonal = (np.repeat(part, count, 1) for part in (one.bound, one.diagonal))
+    return SliceData(rhs, bound, diagonal, one.gram, (coils, *one.operands[1:]), count * one.energy, count * one.samples)
+
+
+class HostMemory:
+    """Largest resident set of this process less what it was."""
+
+    def __init__(self) -> None:
+        self._before = resident()
+
+    def peak(self) -> int:
+        return peak() - self._before
+
+
+class DeviceMemory:
+    """Bytes that TensorFlow had in use on the GPU at the peak, less those before."""
+
+    def __init__(self) -> None:
+        import tensorflow as tf
+
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        self._before: int = tf.config.experimental.get_memory_info("GPU:0")["current"]
+
+    def peak(self) -> int:
+        import tensorflow as tf
+
+        most: int = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+        return most - self._before
 
 
 def resident() -> int:
@@ -51,52 +110,84 @@ def peak() -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(mode: str, slices: int, size: int, block: int, iterations: int) -> dict[str, float]:
+def measure(mode: str, model: SignalModel, given: SliceData, block: int, iterations: int, gpu: bool) -> dict[str, Any]:
     """One fit."""
-    from recon.quantitative import data_term
-    from recon.quantitative import slices as data
     from recon.quantitative.irgn import fit
     from recon.quantitative.lanes import Blocks
     from recon.quantitative.settings import Settings
 
-    settings = Settings("TGV", max_gn_it=1, start_iters=iterations, rtol=0, atol=0, stag=0)
-    model, few = volume(4, 16)
-    with tempfile.TemporaryDirectory() as folder:
+    settings = Settings("TGV", max_gn_it=2, start_iters=1, inc=iterations, max_iters=iterations, rtol=0, atol=0, stag=0)
+    where = "GPU:0" if gpu else "CPU:0"
+    start = np.empty((2, *given.voxels), np.complex64)
+    start[0], start[1] = np.abs(given.rhs).max() / np.abs(given.bound).max(), 1000
+    files: Any = tempfile.TemporaryDirectory() if mode == "files" else nullcontext(None)
+    with files as folder:
         blocks = {
             "whole": None,
-            "blocks": Blocks(block),
-            "files": Blocks(block, folder=Path(folder)),
-            "threads": Blocks(block, ahead=1),
+            "serial": Blocks(block, (where,), 0),
+            "ahead": Blocks(block, (where,), 2 if gpu else 1),
+            "lanes": Blocks(block, (where, where), 2 if gpu else 1),
+            "files": Blocks(block, (where,), 0, Path(folder) if folder else None),
         }[mode]
-        fit(model, data.images(few), settings, block_slices=blocks)  # so that libraries and graphs are there
-        model, images = volume(slices, size)
-        given = data_term.from_images(images) if blocks is None else data.images(images)
-        before, clock, cpu = resident(), time.perf_counter(), time.process_time()
-        result = fit(model, given, settings, block_slices=blocks)
-    step = result.steps[-1]
-    return {
-        "peak_mb": (peak() - before) / 1e6,
-        "before_mb": before / 1e6,
-        "s": time.perf_counter() - clock,
-        "cpu_s": time.process_time() - cpu,
-        "s_per_iteration": step.seconds / step.iterations,
-        "hidden": -1.0 if step.hidden is None else step.hidden,
-        "cost": step.cost,
-    }
+        memory = DeviceMemory() if gpu else HostMemory()
+        clock, cpu = time.perf_counter(), time.process_time()
+        step = fit(model, given, settings, start=start, block_slices=blocks).steps[-1]
+        row = {"mode": mode, "iteration_s": step.seconds / step.iterations, "iterations": step.iterations, "cost": step.cost}
+        row |= {"fit_s": time.perf_counter() - clock, "fit_cpu_s": time.process_time() - cpu, "peak_gb": memory.peak() / 1e9}
+    if step.times is not None:
+        times = {
+            "iteration_s": step.times.wall,
+            "up_s": step.times.up,
+            "down_s": step.times.down,
+            "compute_s": step.times.computed,
+            "waited_s": step.times.waited,
+        }
+        copied = {"up_gb": step.times.bytes_up / 1e9, "down_gb": step.times.bytes_down / 1e9}
+        row |= {key: value / step.iterations for key, value in (times | copied).items()}
+    return {key: value if isinstance(value, str) else float(f"{value:.4g}") for key, value in row.items()}
+
+
+def finish(rows: list[dict[str, Any]], gpu: bool) -> None:
+    """Say what of the copies each mode hides, and its memory beside the whole's. On a CPU copies only compete with computation."""
+    by = {row["mode"]: row for row in rows}
+    serial, whole = by.get("serial"), by.get("whole")
+    for row in rows:
+        if gpu and serial and "up_s" in row:
+            copies = serial["up_s"] + serial["down_s"]
+            least = max(serial["up_s"], serial["down_s"], serial["compute_s"])
+            row["hidden"] = round((serial["iteration_s"] - row["iteration_s"]) / copies, 3)
+            row["hideable"] = round((serial["iteration_s"] - least) / copies, 3)
+        if whole and row is not whole:
+            row["of_whole"] = round(row["peak_gb"] / whole["peak_gb"], 3)
+        print(json.dumps(row), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, default in (("slices", 16), ("size", 128), ("block", 2), ("iterations", 10)):
+    # In a process of its own a mode must not touch the GPU before it is asked to.
+    gpu = "--mode" not in sys.argv and device.use_gpu()
+    for name, default in (("slices", 48 if gpu else 16), ("size", 256 if gpu else 128), ("block", 4 if gpu else 2), ("iterations", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--mode", choices=MODES)
+    parser.add_argument("--encoding", choices=("images", "radial"), default="images")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES[:4] if gpu else MODES)
+    parser.add_argument("--mode", choices=MODES, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.mode:
-        print(json.dumps(measure(options.mode, options.slices, options.size, options.block, options.iterations)))
+    modes = [options.mode] if options.mode else options.modes
+    if not gpu and not options.mode:
+        command = [sys.executable, *sys.argv, "--mode"]
+        done = [subprocess.run([*command, mode], capture_output=True, text=True) for mode in modes]
+        failed = next((one for one in done if one.returncode), None)
+        if failed is not None:
+            sys.exit(failed.stderr)
+        finish([json.loads(one.stdout.splitlines()[-1]) for one in done], gpu)
         return
-    for mode in MODES:
-        done = subprocess.run([sys.executable, *sys.argv, "--mode", mode], capture_output=True, text=True, check=True)
-        print(mode, done.stdout.strip().splitlines()[-1], flush=True)
+    model, images = volume(options.slices, options.size)
+    given = data.images(images) if options.encoding == "images" else radial(images)
+    if options.mode:
+        few = data.images(volume(4, 16)[1])
+        measure(options.mode, model, few, options.block, 1, gpu)  # so that libraries are there
+    rows = [measure(mode, model, given, options.block, options.iterations, gpu) for mode in modes]
+    finish(rows, gpu)
 
 
 if __name__ == "__main__":

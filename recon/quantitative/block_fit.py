@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from recon import device
 from recon.arrays import real_dtype
-from recon.quantitative.blocks import BlockPrimalDual, HostProblem
+from recon.cache import Cache
+from recon.quantitative.blocks import BlockPrimalDual, Halves, HostProblem
 from recon.quantitative.irgn import DERIVATIVE, ENERGY, SLICE, RegularisedFit, Step, settled, squares, start_values
 from recon.quantitative.lanes import Blocks, Lanes, Span, Volumes
 from recon.quantitative.linearised import PrimalDual, moments, spectrum
@@ -26,6 +28,8 @@ from recon.quantitative.slices import SliceData
 from recon.solvers import conjugate_gradient
 
 _IMAGE_ITERATIONS = 12
+"""Of conjugate gradients for the start images, as `DataTerm.images` does."""
+_halves: Cache[Halves] = Cache(4)
 """Of conjugate gradients for the start images, as `DataTerm.images` does."""
 
 
@@ -93,9 +97,15 @@ class _BlockFit:
         if isinstance(regulariser, JointWavelet):
             raise ModelError("wavelet coefficients belong to the whole volume: choose TV or TGV, or fit without block_slices")
         rows = tuple(own[n] for n, _ in self.components.table)
-        self.compiled = data.graph and (device.use_gpu() or blocks.slices * int(np.prod(data.voxels[1:])) > COMPILED)
-        self.solver = PrimalDual(self.components, flags, regulariser, None, rows, settings, self.compiled)
-        self.iterations = BlockPrimalDual(self.solver, data, lanes, self.spans, self.volumes, self.compiled)
+        compiled = data.graph and (device.use_gpu() or blocks.slices * int(np.prod(data.voxels[1:])) > COMPILED)
+
+        def make() -> Halves:
+            return Halves(PrimalDual(self.components, flags, regulariser, None, rows, settings, compiled), data.gram, compiled)
+
+        # Gram operators outside TensorFlow hold on to their plans: nothing to be kept after the fit.
+        key = (tuple(self.components.table), tuple(flags), rows, data.voxels, data.gram, compiled, settings.without_schedule())
+        halves = _halves.get(key, make) if data.graph else make()
+        self.iterations = BlockPrimalDual(halves, data, lanes, self.spans, self.volumes)
         shares = data.rhs[0].size / SLICE
         self.energy = ENERGY * shares / data.energy
         self.norm = DERIVATIVE * np.sqrt(shares / len(model.unknowns))
@@ -114,12 +124,13 @@ class _BlockFit:
         reference: float | None = None
         for number in range(settings.max_gn_it):
             clock = time.perf_counter()
-            self.lanes.reset()
             gamma, delta, iterations = settings.at(number)
             problem, scales = self._linearise(norms)
+            self.lanes.reset()
             self.iterations.x[0][...] = problem.arrays[0]
             solution = self.iterations.solve(problem, gamma, delta, iterations, reference)
             reference = solution.first if reference is None else reference
+            times = replace(self.lanes.times)
             self._join(scales)
             cost, norms = self._evaluate()
             step = Step(
@@ -131,7 +142,7 @@ class _BlockFit:
                 solution.iterations,
                 time.perf_counter() - clock,
                 self._physical(),
-                self.lanes.hidden,
+                times,
             )
             steps.append(step)
             callback(step)

@@ -48,25 +48,76 @@ class BlockSolution:
     regularisation: float
 
 
+class Halves:
+    """The two halves of an iteration and the gap, as graphs of one block: all that does not depend on the data, so that fits share it.
+
+    Args:
+        solver: whose iterations they are.
+        gram: see `SliceData`.
+        compiled: by XLA.
+    """
+
+    def __init__(self, solver: PrimalDual, gram: Callable[..., Any] | None, compiled: bool) -> None:
+        import tensorflow as tf
+
+        self.solver, self.gram = solver, gram
+        self.primal, self.dual, self.gap = (tf.function(one, jit_compile=compiled) for one in (self._primal, self._dual, self._gap))
+
+    def _iteration(self, arrays: Tensors, operands: Tensors, scalars: tuple[Any, ...]) -> Iteration:
+        origin, slope, curvature, values, vectors, *columns = arrays
+        *three, lower, upper = scalars
+        given = (origin, columns[0] if columns else None, slope, curvature, lower, upper, values, vectors)
+        gram = self.gram
+        bound: Callable[[Any], Any] | None = None if gram is None else (lambda x: gram(x, *operands))
+        return Iteration(self.solver, given, tuple(three), bound)
+
+    def _primal(self, given: Any, scalars: tuple[Any, ...], tau: Any) -> Tensors:
+        arrays, operands, x, back = given
+        return self._iteration(arrays, operands, scalars).primal(tuple(x), tuple(back), tau)
+
+    def _dual(self, given: Any, scalars: tuple[Any, ...], tau: Any, trial: Any, offset: Any) -> Any:
+        """Dual variables and K^T of them on the block's own slices, and the squared norms of their changes there.
+
+        At a cut the outermost slices lack a neighbour: of K x one is wrong, which makes K^T y wrong in one more.
+        """
+        import tensorflow as tf
+
+        moved, x, y, back = (tuple(part) for part in given)
+        step = Iteration(self.solver, (moved[0], *[None] * 7), scalars, None)
+        # K of the extrapolation instead of the extrapolation of two K: less memory.
+        dual = step.dual(step.forward(extrapolated(moved, x, trial / tau)), y, trial)
+        pulled = step.adjoint(moved, dual)
+        width = back[0].shape[-3]
+        own, before, pulled = (tuple(_cut(one, offset, width) for one in part) for part in (dual, y, pulled))
+        return own, pulled, tf.stack([distance(pulled, back), distance(own, before)])
+
+    def _gap(self, given: Any, scalars: tuple[Any, ...], offset: Any, width: int) -> Any:
+        arrays, operands, y, back, x = given
+        step = self._iteration(arrays, operands, scalars)
+        image = step.forward(tuple(x))
+        own, kx = (tuple(_cut(one, offset, width) for one in part) for part in (x, image))
+        return step.gap_terms(own, kx, tuple(y), tuple(back))
+
+
 class BlockPrimalDual:
     """State of the iterations, and their passes over the volume.
 
     Args:
-        solver: whose iterations they are.
+        halves: of an iteration.
         data: on the host.
         lanes: that move blocks.
         spans: the blocks.
         volumes: makes the arrays.
-        compiled: by XLA.
 
     Attributes:
         x, y: unknowns and fields, dual variables `[..., slice, y, x]`, as in `linearised.Solution`.
     """
 
-    def __init__(self, solver: PrimalDual, data: SliceData, lanes: Lanes, spans: Sequence[Span], volumes: Volumes, compiled: bool) -> None:
+    def __init__(self, halves: Halves, data: SliceData, lanes: Lanes, spans: Sequence[Span], volumes: Volumes) -> None:
         import tensorflow as tf
 
-        self.solver, self.data, self.lanes, self.spans, self.volumes = solver, data, lanes, spans, volumes
+        solver = halves.solver
+        self.solver, self.halves, self.data, self.lanes, self.spans, self.volumes = solver, halves, data, lanes, spans, volumes
         self.real = data.rhs.real.dtype
         slices, *plane = data.voxels
         u = tf.zeros([len(solver.components), 1, *plane], self.real)
@@ -78,9 +129,6 @@ class BlockPrimalDual:
         self.x, self.back, self._moved, self._pulled = zeros(x), zeros(x), zeros(x), zeros(x)
         image = solver.regulariser.forward(x)
         self.y, self._ahead = zeros(image), zeros(image)
-        self._primal = tf.function(self._primal_half, jit_compile=compiled)
-        self._dual = tf.function(self._dual_half, jit_compile=compiled)
-        self._gap = tf.function(self._gap_terms, jit_compile=compiled)
 
     def solve(self, problem: HostProblem, gamma: float, delta: float, iterations: int, reference: float | None = None) -> BlockSolution:
         """Iterate from x and y; see `PrimalDual.solve`."""
@@ -134,7 +182,7 @@ class BlockPrimalDual:
         def store(span: Span, results: list[np.ndarray]) -> None:
             self._keep(span, self._moved, results)
 
-        self.lanes.sweep(self.spans, gather, lambda span, given: (list(self._primal(given, scalars, tau)), ()), store)
+        self.lanes.sweep(self.spans, gather, lambda span, given: (list(self.halves.primal(given, scalars, tau)), ()), store)
 
     def _dual_pass(self, scalars: tuple[Any, ...], tau: Any, trial: Any) -> tuple[float, float]:
         """|K^T (y' - y)|^2 and |y' - y|^2."""
@@ -143,7 +191,7 @@ class BlockPrimalDual:
             return [*([span.wide(one) for one in part] for part in (self._moved, self.x, self.y)), [span.own(one) for one in self.back]]
 
         def compute(span: Span, given: Any) -> Any:
-            dual, pulled, norms = self._dual(given, scalars, tau, trial, np.int32(span.first - span.start))
+            dual, pulled, norms = self.halves.dual(given, scalars, tau, trial, np.int32(span.first - span.start))
             return [*dual, *pulled], norms
 
         def store(span: Span, results: list[np.ndarray]) -> None:
@@ -161,7 +209,7 @@ class BlockPrimalDual:
 
         def compute(span: Span, given: Any) -> Any:
             limits = (*scalars, problem.lower, problem.upper)
-            return [], self._gap(given, limits, np.int32(span.first - span.start), span.width)
+            return [], self.halves.gap(given, limits, np.int32(span.first - span.start), span.width)
 
         parts = self.lanes.sweep(self.spans, gather, compute, lambda span, results: self.volumes.release())
         sums = sum(one for one, _ in parts)
@@ -172,43 +220,6 @@ class BlockPrimalDual:
         for array, result in zip(arrays, results, strict=True):
             array[..., span.first : span.last, :, :] = result
         self.volumes.release()
-
-    # -- within the graphs, on one block -----------------------------------------------------------------------------
-
-    def _iteration(self, arrays: Tensors, operands: Tensors, scalars: tuple[Any, ...]) -> Iteration:
-        origin, slope, curvature, values, vectors, *columns = arrays
-        *three, lower, upper = scalars
-        given = (origin, columns[0] if columns else None, slope, curvature, lower, upper, values, vectors)
-        gram = self.data.gram
-        bound: Callable[[Any], Any] | None = None if gram is None else (lambda x: gram(x, *operands))
-        return Iteration(self.solver, given, tuple(three), bound)
-
-    def _primal_half(self, given: Any, scalars: tuple[Any, ...], tau: Any) -> Tensors:
-        arrays, operands, x, back = given
-        return self._iteration(arrays, operands, scalars).primal(tuple(x), tuple(back), tau)
-
-    def _dual_half(self, given: Any, scalars: tuple[Any, ...], tau: Any, trial: Any, offset: Any) -> Any:
-        """Dual variables and K^T of them on the block's own slices, and the squared norms of their changes there.
-
-        At a cut the outermost slices lack a neighbour: of K x one is wrong, which makes K^T y wrong in one more.
-        """
-        import tensorflow as tf
-
-        moved, x, y, back = (tuple(part) for part in given)
-        step = Iteration(self.solver, (moved[0], *[None] * 7), scalars, None)
-        # K of the extrapolation instead of the extrapolation of two K: less memory.
-        dual = step.dual(step.forward(extrapolated(moved, x, trial / tau)), y, trial)
-        pulled = step.adjoint(moved, dual)
-        width = back[0].shape[-3]
-        own, before, pulled = (tuple(_cut(one, offset, width) for one in part) for part in (dual, y, pulled))
-        return own, pulled, tf.stack([distance(pulled, back), distance(own, before)])
-
-    def _gap_terms(self, given: Any, scalars: tuple[Any, ...], offset: Any, width: int) -> Any:
-        arrays, operands, y, back, x = given
-        step = self._iteration(arrays, operands, scalars)
-        image = step.forward(tuple(x))
-        own, kx = (tuple(_cut(one, offset, width) for one in part) for part in (x, image))
-        return step.gap_terms(own, kx, tuple(y), tuple(back))
 
 
 def _cut(tensor: Any, offset: Any, width: int) -> Any:

@@ -47,7 +47,7 @@ class Step:
         iterations: inner ones.
         seconds: wall time of the step.
         parameters: unknowns after it, complex `[unknown, *voxels]`, amplitudes in the units of the data.
-        hidden: of a fit in blocks, share of the time of copies between host and device during which the device computed.
+        times: of a fit in blocks, where the time of the inner iterations went: copies between host and device, computation, waiting.
     """
 
     number: int
@@ -58,7 +58,7 @@ class Step:
     iterations: int
     seconds: float
     parameters: np.ndarray
-    hidden: float | None = None
+    times: Times | None = None
 
     @property
     def cost(self) -> float:
@@ -275,8 +275,8 @@ def squares(jacobian: Any) -> Any:
     return tf.stack([total(tf.math.abs(column) ** 2) for column in tf.unstack(jacobian, axis=1)])
 
 
-_programs: Cache[Any] = Cache(8)
 _solvers: Cache[PrimalDual] = Cache(8)
+_programs: Cache[Any] = Cache(8)
 
 
 def _solver(

@@ -130,22 +130,49 @@ class Volumes:
                 one.madvise(mmap.MADV_DONTNEED)
 
 
+@dataclass
+class Times:
+    """Where the time of passes over blocks went, seconds of all devices together, and what was copied.
+
+    Attributes:
+        wall: from beginning to end of the passes.
+        up, down: copies from host to device, with the gathering of their parts, and back, with the storing. A copy that is asked for
+            while a GPU computes begins afterwards, and the time until then is its own.
+        computed: the devices computed.
+        waited: they did not, because of copies.
+        bytes_up, bytes_down: bytes copied.
+    """
+
+    wall: float = 0.0
+    up: float = 0.0
+    down: float = 0.0
+    computed: float = 0.0
+    waited: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    @property
+    def hidden(self) -> float | None:
+        """Share of the time of copies during which devices computed; None before the first copy."""
+        copied = self.up + self.down
+        return max(0.0, 1 - self.waited / copied) if copied else None
+
+
 class Lanes:
     """Devices, each with a thread that gives it work and two that copy. Use it as a context manager.
 
     Args:
-        devices: names.
+        devices: names; one that is named twice gets work from two threads.
         ahead: see `Blocks`.
 
     Attributes:
-        copied: seconds that copies took, all devices together.
-        waited: seconds that devices waited for them.
+        times: since `reset`.
         held: bytes of inputs and results that were on one device at the same time, at most.
     """
 
     def __init__(self, devices: Sequence[str], ahead: int) -> None:
         self.devices, self.ahead = tuple(devices), ahead
-        self.copied = self.waited = 0.0
+        self.times = Times()
         self.held = 0
         self._lock = threading.Lock()
         self._stack = ExitStack()
@@ -160,14 +187,9 @@ class Lanes:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    @property
-    def hidden(self) -> float | None:
-        """Share of the time of copies during which devices computed; None before the first copy."""
-        return max(0.0, 1 - self.waited / self.copied) if self.copied else None
-
     def reset(self) -> None:
         """Forget the times."""
-        self.copied = self.waited = 0.0
+        self.times = Times()
 
     def sweep(
         self,
@@ -188,11 +210,12 @@ class Lanes:
             The numbers of each block, as arrays, in the order of the blocks, whatever the order in which they were ready.
         """
         count = len(self.devices)
-        if count == 1:
-            return self._lane(0, spans, gather, compute, store)
-        pools = [self._pools[n][0] for n in range(count)]
-        parts = [pool.submit(self._lane, n, spans[n::count], gather, compute, store) for n, pool in enumerate(pools)]
-        results = [part.result() for part in parts]
+        with self._timed("wall"):
+            if count == 1:
+                return self._lane(0, spans, gather, compute, store)
+            pools = [self._pools[n][0] for n in range(count)]
+            parts = [pool.submit(self._lane, n, spans[n::count], gather, compute, store) for n, pool in enumerate(pools)]
+            results = [part.result() for part in parts]
         return [results[n % count][n // count] for n in range(len(spans))]
 
     def _lane(self, number: int, spans: Sequence[Span], gather: Any, compute: Any, store: Any) -> list[Any]:
@@ -204,14 +227,14 @@ class Lanes:
         held: dict[tuple[Span, bool], int] = {}
 
         def load(span: Span) -> Any:
-            with self._copying(), tf.device(name):
+            with self._timed("up"), tf.device(name):
                 # Contiguous copies, one at a time, that nobody writes to: TensorFlow may keep them.
                 tensors = tf.nest.map_structure(lambda part: tf.constant(part.copy()), gather(span))
             self._hold(held, (span, True), tensors)
             return tensors
 
         def save(span: Span, tensors: list[Any]) -> None:
-            with self._copying():
+            with self._timed("down"):
                 store(span, [one.numpy() for one in tensors])
             del held[span, False]
 
@@ -219,44 +242,40 @@ class Lanes:
         coming = deque(run(up, load, span) for span in itertools.islice(rest, self.ahead))
         going: deque[Future[Any]] = deque()
         for span in spans:
-            with self._waiting():
+            with self._timed("waited"):
                 coming.extend(run(up, load, one) for one in itertools.islice(rest, 1))
                 tensors = coming.popleft().result()
-            with tf.device(name):
+            with self._timed("computed"), tf.device(name):
                 results, numbers = compute(span, tensors)
+                totals.append(_finished(results, numbers))
             self._hold(held, (span, False), results)
-            totals.append(_finished(results, numbers))
             del tensors, held[span, True]
-            with self._waiting():
+            with self._timed("waited"):
                 going.append(run(down, save, span, results))
                 del results
                 while len(going) > self.ahead:
                     going.popleft().result()
-        with self._waiting():
+        with self._timed("waited"):
             for one in going:
                 one.result()
         return totals
 
     @contextmanager
-    def _copying(self) -> Iterator[None]:
+    def _timed(self, what: str) -> Iterator[None]:
+        """Adds to one of `times`."""
         begun = time.perf_counter()
         yield
         with self._lock:
-            self.copied += time.perf_counter() - begun
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """The device has nothing to do meanwhile."""
-        begun = time.perf_counter()
-        yield
-        with self._lock:
-            self.waited += time.perf_counter() - begun
+            setattr(self.times, what, getattr(self.times, what) + time.perf_counter() - begun)
 
     def _hold(self, held: dict[tuple[Span, bool], int], key: tuple[Span, bool], tensors: Any) -> None:
         import tensorflow as tf
 
+        size = sum(one.dtype.size * one.shape.num_elements() for one in tf.nest.flatten(tensors))
+        way = "bytes_up" if key[1] else "bytes_down"
         with self._lock:
-            held[key] = sum(one.dtype.size * one.shape.num_elements() for one in tf.nest.flatten(tensors))
+            setattr(self.times, way, getattr(self.times, way) + size)
+            held[key] = size
             self.held = max(self.held, sum(held.values()))
 
 

@@ -61,9 +61,15 @@ def test_blocks_equal_the_whole_volume(images: np.ndarray, tgv: RegularisedFit, 
     result = fit(FlipAngles(), data_term.from_images(images), Settings("TGV", **STEPS), callback=told.append, block_slices=blocks)
     same(tgv, result)
     assert tuple(told) == result.steps
-    assert all(0 <= step.hidden <= 1 for step in told[1:] if step.hidden is not None)
+    times = told[-1].times
+    assert times is not None
+    assert times.hidden is not None
+    assert 0 <= times.hidden <= 1
+    assert min(times.up, times.down, times.computed, times.waited) > 0
+    # Each iteration needs the unknowns, fields and duals at least, and gives them back.
+    assert min(times.bytes_up, times.bytes_down) > told[-1].iterations * 12 * images[0].size * 4
     if blocks != Blocks(2, ahead=1):
-        assert told[-1].hidden == pytest.approx(0, abs=0.05)  # nothing at the same time
+        assert times.hidden == pytest.approx(0, abs=0.05)  # nothing at the same time
 
 
 def test_slices_alone_differ(images: np.ndarray, tgv: RegularisedFit) -> None:
@@ -154,7 +160,8 @@ def test_copies_in_threads_keep_the_order_and_tell_what_fails(ahead: int) -> Non
         np.testing.assert_array_equal(target, 2 * source)
         np.testing.assert_array_equal(totals, source[:, 0, 0])
         assert lanes.held >= source[0].nbytes
-        assert lanes.hidden is not None
+        assert lanes.times.hidden is not None
+        assert lanes.times.bytes_up == lanes.times.bytes_down == source.nbytes
         with pytest.raises(OSError, match="the disk is gone"):
             lanes.sweep(spans, broken, lambda span, one: ([one], one), store)
 
