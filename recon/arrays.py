@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias
 
 import numpy as np
 
 Array: TypeAlias = Any
 """A `numpy.ndarray` or a `tensorflow.Tensor`; a function returns the kind it was given."""
+Options = ParamSpec("Options")
 
 
 def is_tensor(*arrays: Any) -> bool:
@@ -78,21 +79,33 @@ def reshape(x: Array, shape: Sequence[int | None]) -> Array:
     return x.reshape(shape)
 
 
-def through_numpy(function: Callable[..., np.ndarray]) -> Callable[..., Array]:
-    """Let a NumPy function take a tensor as its first argument, eagerly or in a graph (without a gradient), or a CuPy array.
+def through_arrays(function: Callable[Options, Array]) -> Callable[Options, Array]:
+    """Let a function of NumPy or CuPy arrays take a tensor as its first argument, eagerly or in a graph (without a gradient).
 
     The result must have the dtype of the first argument.
     """
 
     @wraps(function)
+    def wrapper(*args: Options.args, **kwargs: Options.kwargs) -> Array:
+        if not args or not is_tensor(args[0]):
+            return function(*args, **kwargs)
+        import tensorflow as tf
+
+        tensor: Any = args[0]
+        return tf.numpy_function(lambda values: function(values, *args[1:], **kwargs), [tensor], tensor.dtype)  # type: ignore[arg-type]
+
+    return wrapper
+
+
+def through_numpy(function: Callable[..., np.ndarray]) -> Callable[..., Array]:
+    """Let a NumPy function take a tensor (see `through_arrays`) or a CuPy array as its first argument."""
+
+    @through_arrays
+    @wraps(function)
     def wrapper(array: Array, *args: Any, **kwargs: Any) -> Array:
         cupy = sys.modules.get("cupy")
         if cupy is not None and isinstance(array, cupy.ndarray):
             return cupy.asarray(function(array.get(), *args, **kwargs))
-        if not is_tensor(array):
-            return function(np.asarray(array), *args, **kwargs)
-        import tensorflow as tf
-
-        return tf.numpy_function(lambda values: function(values, *args, **kwargs), [array], array.dtype)
+        return function(np.asarray(array), *args, **kwargs)
 
     return wrapper

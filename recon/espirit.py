@@ -16,19 +16,24 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from recon.arrays import complex_dtype, real_dtype, through_numpy
+from recon.arrays import Array, complex_dtype, like, real_dtype, through_arrays
+from recon.namespace import namespace
+from recon.resident import resident
 from recon.waves import waves
 
 _SLAB_PRODUCT = 2**15
 """Size of the products that give the matrices of a slab: below `recon.waves.SMALL_PRODUCT`, and small enough for a core's cache."""
+_GPU_SLAB = 2**24
+"""Values of the matrices that a GPU holds at once (128 MiB in single precision)."""
 _SQUARINGS = 3
 """The power iteration multiplies with M to the power of 2 to this."""
 _ITERATIONS = 4
 
 
-@through_numpy
+@through_arrays
+@resident
 def espirit(
-    kspace: np.ndarray,
+    kspace: Array,
     image_shape: Sequence[int] | None = None,
     calibration: int | Sequence[int] = 24,
     kernel_size: int | Sequence[int] = 6,
@@ -37,7 +42,7 @@ def espirit(
     crop: float = 0.8,
     soft: bool = False,
     rank: int = 2,
-) -> np.ndarray:
+) -> Array:
     """Sensitivity maps by ESPIRiT.
 
     Args:
@@ -64,32 +69,32 @@ def espirit(
         raise ValueError(f"espirit: crop {crop}, expected an eigenvalue between 0 and 1")
     maps, values = espirit_eigen(kspace, image_shape, calibration, kernel_size, sets or 1, threshold, rank)
     if soft:
-        ramp = np.clip((values - 2 * crop + 1) / max(2 - 2 * crop, 1e-6), 0, 1)
+        ramp = ((values - 2 * crop + 1) / max(2 - 2 * crop, 1e-6)).clip(0, 1)
         weight = ramp * ramp * (3 - 2 * ramp)
     else:
         weight = (values >= crop).astype(values.dtype)
-    maps *= np.expand_dims(weight, -1 - rank)
+    maps *= namespace(maps).expand_dims(weight, -1 - rank)
     return maps if sets is not None else maps.squeeze(-2 - rank)
 
 
 def espirit_eigen(
-    kspace: np.ndarray,
+    kspace: Array,
     image_shape: Sequence[int] | None = None,
     calibration: int | Sequence[int] = 24,
     kernel_size: int | Sequence[int] = 6,
     sets: int = 1,
     threshold: float = 0.02,
     rank: int = 2,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Array, Array]:
     """The `sets` largest eigenvalues of ESPIRiT's operator at every pixel, and their eigenvectors.
 
     Found by power iteration (40 steps), one set across the last: vectors whose eigenvalues are nearly equal come as some
     orthonormal basis of their space. The other arguments and errors are those of `espirit`.
 
     Returns:
-        Vectors `[..., set, coil, *image_shape]` of unit length, and values `[..., set, *image_shape]`, real, 0 to 1.
+        Vectors `[..., set, coil, *image_shape]` of unit length, and values `[..., set, *image_shape]`, real, 0 to 1; CuPy arrays of one.
     """
-    kspace = np.asarray(kspace)
+    kspace = kspace if hasattr(kspace, "get") else np.asarray(kspace)
     if kspace.ndim < rank + 1:
         raise ValueError(f"espirit: k-space of shape {kspace.shape}, expected [..., coil, *{rank} image axes]")
     kspace = kspace.astype(complex_dtype(kspace), copy=False)
@@ -105,8 +110,9 @@ def espirit_eigen(
         raise ValueError(f"espirit: threshold {threshold}, expected a fraction between 0 and 1")
     inside: tuple[Any, ...] = (..., *(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(sampled, region, strict=True)))
     centre = kspace[inside].reshape(-1, coils, *region)
-    vectors = np.empty((len(centre), sets, coils, *shape), kspace.dtype)
-    values = np.empty((len(centre), sets, *shape), real_dtype(kspace.dtype))
+    space = namespace(kspace)
+    vectors = space.empty((len(centre), sets, coils, *shape), kspace.dtype)
+    values = space.empty((len(centre), sets, *shape), real_dtype(kspace.dtype))
     for index, one in enumerate(centre):
         _eigen(_lags(_projector(one, kernel, threshold), coils, kernel), _reference(one), vectors[index], values[index])
     return vectors.reshape(*batch, *vectors.shape[1:]), values.reshape(*batch, *values.shape[1:])
@@ -119,60 +125,79 @@ def _each_axis(name: str, given: int | Sequence[int], rank: int) -> tuple[int, .
     return sizes
 
 
-def _reference(centre: np.ndarray) -> np.ndarray:
+def _reference(centre: Array) -> Array:
     """Dominant combination of the coils, `[coil]`."""
     flat = centre.reshape(len(centre), -1)
-    vector: np.ndarray = np.linalg.eigh(flat @ flat.conj().T)[1][:, -1]
-    return vector
+    return namespace(flat).linalg.eigh(flat @ flat.conj().T)[1][:, -1]
 
 
-def _projector(centre: np.ndarray, kernel: tuple[int, ...], threshold: float) -> np.ndarray:
+def _projector(centre: Array, kernel: tuple[int, ...], threshold: float) -> Array:
     """Projector `[coil * patch, coil * patch]` on the space of the patches of k-space `[coil, *region]`.
 
     From the eigenvectors of the smaller of the two Gram matrices of the patches, instead of their singular value decomposition.
     """
-    if not np.isfinite(centre).all():
+    space = namespace(centre)
+    if not bool(space.isfinite(centre).all()):
         raise ValueError("espirit: the calibration region holds values that are not finite")
-    rank = len(kernel)
-    windows = np.lib.stride_tricks.sliding_window_view(centre, kernel, axis=tuple(range(1, rank + 1)))
-    patches = np.moveaxis(windows, 0, rank).reshape(-1, len(centre) * math.prod(kernel)).T
-    scale = np.abs(centre).max()
-    if scale == 0:
+    scale = space.abs(centre).max()
+    if not scale > 0:
         raise ValueError("espirit: the calibration region is zero; the centre of k-space must be sampled")
-    patches = patches / scale
+    patches = _patches(centre / scale, kernel)
     wide = patches.shape[0] < patches.shape[1]
     gram = patches @ patches.conj().T if wide else patches.conj().T @ patches
-    strengths, vectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
-    kept = strengths > threshold**2 * strengths[-1]
-    basis = vectors[:, kept] if wide else patches @ (vectors[:, kept] / np.sqrt(strengths[kept]))
-    projector: np.ndarray = basis @ basis.conj().T
-    return projector
+    strengths, vectors = _eigh(gram)
+    kept = int((strengths > threshold**2 * strengths[-1]).sum())
+    strengths, vectors = strengths[-kept:], vectors[:, -kept:]
+    basis = vectors if wide else patches @ (vectors / space.sqrt(strengths))
+    return basis @ basis.conj().T
 
 
-def _lags(projector: np.ndarray, coils: int, kernel: tuple[int, ...]) -> np.ndarray:
+def _patches(centre: Array, kernel: tuple[int, ...]) -> Array:
+    """All patches of `[coil, *region]` as columns, `[coil * patch, position]`."""
+    counts = [n - k + 1 for n, k in zip(centre.shape[1:], kernel, strict=True)]
+    everything = (slice(None),)
+    shifted = [
+        centre[everything + tuple(slice(first, first + count) for first, count in zip(corner, counts, strict=True))]
+        for corner in itertools.product(*map(range, kernel))
+    ]
+    return namespace(centre).stack(shifted, 1).reshape(len(centre) * math.prod(kernel), -1)
+
+
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues, ascending, and eigenvectors of a Hermitian matrix, which may be overwritten."""
+    if not isinstance(matrix, np.ndarray):
+        values, vectors = namespace(matrix).linalg.eigh(matrix)
+        return values, vectors
+    values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False)
+    return values, vectors
+
+
+def _lags(projector: Array, coils: int, kernel: tuple[int, ...]) -> Array:
     """Fourier coefficients of M: the projector summed over equal distances of its two patch positions, `[*lag, coil, coil]`."""
-    rank = len(kernel)
+    rank, space = len(kernel), namespace(projector)
     blocks = projector.reshape(coils, *kernel, coils, *kernel)
-    blocks = np.moveaxis(blocks, (0, rank + 1), (-2, -1))  # [*left, *right, coil, coil]
-    lags = np.zeros((*(2 * k - 1 for k in kernel), coils, coils), projector.dtype)
+    blocks = space.moveaxis(blocks, (0, rank + 1), (-2, -1))  # [*left, *right, coil, coil]
+    lags = space.zeros((*(2 * k - 1 for k in kernel), coils, coils), projector.dtype)
     for right in itertools.product(*map(range, kernel)):
         at = tuple(slice(k - 1 - r, 2 * k - 1 - r) for k, r in zip(kernel, right, strict=True))
         lags[at] += blocks[(slice(None),) * rank + right]
     return lags / math.prod(kernel)
 
 
-def _eigen(lags: np.ndarray, reference: np.ndarray, vectors: np.ndarray, values: np.ndarray) -> None:
+def _eigen(lags: Array, reference: Array, vectors: Array, values: Array) -> None:
     """Write the leading eigenvectors `[set, coil, *shape]` and eigenvalues `[set, *shape]` of M at every pixel."""
     from recon.nufft import run_each
 
+    space = namespace(lags)
     sets, coils, *shape = vectors.shape
-    first, *others = (waves(n, m // 2, lags.dtype) for n, m in zip(shape, lags.shape[:-2], strict=True))
+    first, *others = (like(waves(n, m // 2, lags.dtype), lags) for n, m in zip(shape, lags.shape[:-2], strict=True))
     partial = lags
     for matrix in others:
-        partial = np.tensordot(partial, matrix, (1, 1))
+        partial = space.tensordot(partial, matrix, (1, 1))
     # [other pixels, lag, coil * coil]
-    partial = np.ascontiguousarray(np.moveaxis(partial.reshape(len(lags), coils**2, -1), -1, 0))
-    slabs = -(-shape[0] // max(4, _SLAB_PRODUCT // partial[0].size))
+    partial = space.ascontiguousarray(space.moveaxis(partial.reshape(len(lags), coils**2, -1), -1, 0))
+    rows_at_once = max(4, _SLAB_PRODUCT // partial[0].size) if space is np else max(1, _GPU_SLAB // (len(partial) * coils**2))
+    slabs = -(-shape[0] // rows_at_once)
 
     def slab(index: int) -> None:
         rows = slice(shape[0] * index // slabs, shape[0] * (index + 1) // slabs)
@@ -182,39 +207,44 @@ def _eigen(lags: np.ndarray, reference: np.ndarray, vectors: np.ndarray, values:
             if number < sets - 1:
                 matrices = _without(matrices, vector)
             phase = vector @ reference.conj()
-            vector *= (phase.conj() / np.maximum(np.abs(phase), np.finfo(value.dtype).tiny))[:, None]
-            vectors[number, :, rows] = np.moveaxis(vector.T.reshape(coils, *shape[1:], -1), -1, 1)
-            values[number, rows] = np.moveaxis(value.reshape(*shape[1:], -1), -1, 0)
+            vector *= (phase.conj() / space.maximum(space.abs(phase), np.finfo(value.dtype).tiny))[:, None]
+            vectors[number, :, rows] = space.moveaxis(vector.T.reshape(coils, *shape[1:], -1), -1, 1)
+            values[number, rows] = space.moveaxis(value.reshape(*shape[1:], -1), -1, 0)
 
-    run_each(slab, slabs)
+    if space is np:
+        run_each(slab, slabs)
+    else:
+        for index in range(slabs):
+            slab(index)
 
 
-def _dominant(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _dominant(matrices: Array) -> tuple[Array, Array]:
     """Dominant eigenvectors `[n, coil]` and eigenvalues `[n]` of positive semidefinite `[n, coil, coil]`."""
+    space = namespace(matrices)
     # Where nothing is, eigenvalues are tiny, and their eighth powers would underflow.
-    trace = np.einsum("nii->n", matrices).real
-    power = matrices * np.divide(1, trace, out=np.zeros_like(trace), where=trace > np.finfo(trace.dtype).tiny)[:, None, None]
+    trace = space.einsum("nii->n", matrices).real
+    seen = trace > np.finfo(trace.dtype).tiny
+    power = matrices * space.where(seen, 1 / space.where(seen, trace, 1), 0)[:, None, None]
     for _ in range(_SQUARINGS):
         power = power @ power
-    strongest = np.einsum("nii->ni", power).real.argmax(axis=1)
-    vector = _unit(np.take_along_axis(power, strongest[:, None, None], axis=2))
+    strongest = space.einsum("nii->ni", power).real.argmax(axis=1)
+    vector = _unit(space.take_along_axis(power, strongest[:, None, None], axis=2))
     for _ in range(_ITERATIONS):
         vector = _unit(power @ vector)
     vector = vector[..., 0]
-    value = np.einsum("nc,nc->n", vector.conj(), (matrices @ vector[..., None])[..., 0]).real
+    value = space.einsum("nc,nc->n", vector.conj(), (matrices @ vector[..., None])[..., 0]).real
     return vector, value.clip(0, 1)
 
 
-def _without(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+def _without(matrices: Array, vectors: Array) -> Array:
     """(I - v v^H) M (I - v v^H): what is left of M across `vectors` `[n, coil]`, which need not be exact eigenvectors."""
     images = (matrices @ vectors[..., None])[..., 0]
-    inner = np.einsum("nc,nc->n", vectors.conj(), images)
+    inner = namespace(matrices).einsum("nc,nc->n", vectors.conj(), images)
     rest = images - inner[:, None] * vectors
-    result: np.ndarray = matrices - vectors[:, :, None] * images.conj()[:, None] - rest[:, :, None] * vectors.conj()[:, None]
-    return result
+    return matrices - vectors[:, :, None] * images.conj()[:, None] - rest[:, :, None] * vectors.conj()[:, None]
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: np.ndarray = vectors / np.maximum(length, np.finfo(length.dtype).tiny)
-    return unit
+def _unit(vectors: Array) -> Array:
+    space = namespace(vectors)
+    length = space.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / space.maximum(length, np.finfo(length.dtype).tiny)

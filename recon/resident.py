@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import wraps
+from itertools import takewhile
 from typing import Any, ParamSpec
 
 import numpy as np
@@ -19,16 +20,18 @@ Options = ParamSpec("Options")
 
 
 def resident(function: Callable[Options, Array]) -> Callable[Options, Array]:
-    """Let a reconstruction `function(kspace, maps, ...)` that takes CuPy arrays compute on the GPU where one is in use.
+    """Let a reconstruction `function(kspace, maps, ...)` or `function(kspace, ...)` that takes CuPy arrays compute on the GPU in use.
 
     What does not fit there is computed on the CPU, with a warning.
     """
 
     @wraps(function)
     def wrapper(*args: Options.args, **options: Options.kwargs) -> Array:
-        if len(args) < 2:
+        arrays = list(takewhile(lambda array: isinstance(array, np.ndarray), args[:2]))
+        if not arrays:
             return function(*args, **options)
-        return call_resident(function.__name__, lambda kspace, maps: function(kspace, maps, *args[2:], **options), args[0], args[1])  # type: ignore[call-arg, arg-type]
+        rest = args[len(arrays) :]
+        return call_resident(function.__name__, lambda *given: function(*given, *rest, **options), *arrays)  # type: ignore[call-arg, arg-type]
 
     return wrapper
 

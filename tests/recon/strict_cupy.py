@@ -43,6 +43,9 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __float__(self) -> float:
         return float(self.host)
 
+    def __int__(self) -> int:
+        return int(self.host)
+
     def __bool__(self) -> bool:
         return bool(self.host)
 

@@ -16,8 +16,8 @@ from recon.fourier import fftc
 from recon.gridded_magnitude import gridded_magnitude
 from recon.nlinv import nlinv
 from recon.phantoms import birdcage_coils, moving_heart, shepp_logan
-from recon.spirit import spirit
 from recon.sense import gridding
+from recon.spirit import spirit
 from recon.trajectory import radial_trajectory
 from tests.recon import strict_cupy
 from tests.recon.conftest import relative_error
