@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from recon.arrays import Array, complex_dtype, is_tensor, real_dtype, through_numpy
+from recon.arrays import Array, complex_dtype, is_tensor, real_dtype, through_arrays
 from recon.namespace import namespace
+from recon.resident import resident
 
 _SLAB_VALUES = 2**22
 """Values of the pixel-wise coil covariances held at once (32 MiB)."""
@@ -126,8 +127,9 @@ def _combine_tensor(images: Array, maps: Array | None, axis: int) -> Array:
     return tf.math.divide_no_nan(tf.reduce_sum(tf.math.conj(maps) * images, axis), power)
 
 
-@through_numpy
-def walsh(images: np.ndarray, kernel_size: int = 5, rank: int = 2, exact: bool = False) -> np.ndarray:
+@through_arrays
+@resident
+def walsh(images: Array, kernel_size: int = 5, rank: int = 2, exact: bool = False) -> Array:
     """Sensitivity maps as the dominant eigenvector of the local coil covariance.
 
     Walsh, Gmitro, Marcellin, Magn. Reson. Med. 43 (2000). The covariance is averaged over a box.
@@ -146,14 +148,13 @@ def walsh(images: np.ndarray, kernel_size: int = 5, rank: int = 2, exact: bool =
     return _each_batch(images, rank, lambda batch: _walsh(batch, kernel_size, _dominant_exactly if exact else _dominant))
 
 
-@through_numpy
-def inati(
-    images: np.ndarray, kernel_size: int | tuple[int, ...] = 5, iterations: int = 5, tolerance: float = 1e-3, rank: int = 2
-) -> np.ndarray:
+@through_arrays
+def inati(images: Array, kernel_size: int | tuple[int, ...] = 5, iterations: int = 5, tolerance: float = 1e-3, rank: int = 2) -> Array:
     """Sensitivity maps and combined image found together by local power iterations.
 
     Inati, Hansen, Kellman, Proc. ISMRM 22 (2014) 4407: alternate between maps, smoothed over a box from coil images times
     the conjugate image, and the image combined with these maps; keep the phase of the mean coil combination smooth.
+    NumPy arrays stay on the CPU, where small ones take less time than on a GPU; CuPy arrays stay on theirs.
 
     Args:
         images: complex `[..., coil, y, x]` (or `z, y, x`).
@@ -168,30 +169,48 @@ def inati(
     return _each_batch(images, rank, lambda batch: _inati(batch, kernel_size, iterations, tolerance))
 
 
-def _each_batch(images: np.ndarray, rank: int, estimate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _each_batch(images: Array, rank: int, estimate: Callable[[Array], Array]) -> Array:
+    images = images if hasattr(images, "get") else np.asarray(images)
     if images.ndim < rank + 1:
         raise ValueError(f"coil images need a coil axis and {rank} image axes, not shape {images.shape}")
     images = images.astype(complex_dtype(images), copy=False)
     batch = images.reshape(-1, *images.shape[-1 - rank :])
-    maps = np.empty_like(batch)
+    maps = namespace(images).empty_like(batch)
     for index, one in enumerate(batch):
         maps[index] = estimate(one)
     return maps.reshape(images.shape)
 
 
-def _smooth(values: np.ndarray, kernel_size: int | tuple[int, ...]) -> np.ndarray:
+def _smooth(values: Array, kernel_size: int | tuple[int, ...]) -> Array:
     """Box filter over all axes but the first; zeros outside."""
+    if not isinstance(values, np.ndarray):
+        return _smooth_on_gpu(values, kernel_size)
     result = np.empty_like(values)
     for index, one in enumerate(values):
         uniform_filter(one, kernel_size, output=result[index], mode="constant")
     return result
 
 
-def _walsh(images: np.ndarray, kernel_size: int, dominant: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _smooth_on_gpu(values: Array, kernel_size: int | tuple[int, ...]) -> Array:
+    """The same, as sums of shifted copies."""
+    rank = values.ndim - 1
+    space = namespace(values)
+    sizes = (kernel_size,) * rank if isinstance(kernel_size, int) else kernel_size
+    for axis, size in enumerate(sizes, start=1):
+        n, before = values.shape[axis], size // 2
+        padded = space.pad(values, [(before, size - 1 - before) if a == axis else (0, 0) for a in range(rank + 1)])
+        before_axis: tuple[slice, ...] = (slice(None),) * axis
+        parts = (padded[before_axis + (slice(first, first + n),)] for first in range(size))  # noqa: RUF005
+        values = sum(parts, next(parts)) * real_dtype(values.dtype).type(1 / size)
+    return values
+
+
+def _walsh(images: Array, kernel_size: int, dominant: Callable[[Array], Array]) -> Array:
     from recon.nufft import run_each
 
+    space = namespace(images)
     coils, rows, *rest = images.shape
-    maps = np.empty_like(images)
+    maps = space.empty_like(images)
     reference = _mean_coil(images)
     height = max(1, _SLAB_VALUES // (coils**2 * math.prod(rest)))
     halo = kernel_size // 2
@@ -202,74 +221,83 @@ def _walsh(images: np.ndarray, kernel_size: int, dominant: Callable[[np.ndarray]
         part = images[:, first:last]
         pairs = (part[:, None] * part.conj()).reshape(coils**2, *part.shape[1:])
         covariance = _smooth(pairs, kernel_size)[:, start - first : stop - first]
-        covariance = np.moveaxis(covariance.reshape(coils, coils, -1), -1, 0)
+        covariance = space.moveaxis(covariance.reshape(coils, coils, -1), -1, 0)
         vector = dominant(covariance)
-        phase = np.exp(-1j * np.angle(vector @ reference.conj()))
+        phase = space.exp(-1j * space.angle(vector @ reference.conj()))
         maps[:, start:stop] = (vector * phase[:, None]).T.reshape(coils, stop - start, *rest)
 
-    run_each(slab, -(-rows // height))
+    slabs = -(-rows // height)
+    if space is np:
+        run_each(slab, slabs)
+    else:
+        for index in range(slabs):
+            slab(index)
     return maps
 
 
-def _dominant(matrices: np.ndarray) -> np.ndarray:
+def _dominant(matrices: Array) -> Array:
     """Dominant eigenvectors `[n, coil]` of positive semidefinite `[n, coil, coil]`; zero for zero matrices.
 
     Sixteen power iterations, eight times faster than a full decomposition; the second eigenvalue is small wherever there
     is signal.
     """
-    trace = np.einsum("nii->n", matrices).real
-    power = matrices * np.divide(1, trace, out=np.zeros_like(trace), where=trace > 0)[:, None, None]
+    space = namespace(matrices)
+    power = matrices * _inverse(space.einsum("nii->n", matrices).real)[:, None, None]
     power = power @ power
     power = power @ power
-    strongest = np.einsum("nii->ni", power).real.argmax(axis=1)
-    vector = np.take_along_axis(power, strongest[:, None, None], axis=2)
+    strongest = space.einsum("nii->ni", power).real.argmax(axis=1)
+    vector = space.take_along_axis(power, strongest[:, None, None], axis=2)
     for _ in range(3):
         vector = power @ _normalised(vector)
     return _normalised(vector)[..., 0]
 
 
-def _dominant_exactly(matrices: np.ndarray) -> np.ndarray:
+def _dominant_exactly(matrices: Array) -> Array:
     """The same from a full decomposition."""
-    values, vectors = np.linalg.eigh(matrices)
-    dominant: np.ndarray = vectors[:, :, -1] * (values[:, -1:] > 0)
-    return dominant
+    values, vectors = namespace(matrices).linalg.eigh(matrices)
+    return vectors[:, :, -1] * (values[:, -1:] > 0)
 
 
-def _normalised(vectors: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: np.ndarray = vectors * np.divide(1, length, out=np.zeros_like(length), where=length > 0)
-    return unit
+def _normalised(vectors: Array) -> Array:
+    return vectors * _inverse(namespace(vectors).linalg.norm(vectors, axis=1, keepdims=True))
 
 
-def _mean_coil(images: np.ndarray) -> np.ndarray:
+def _inverse(values: Array) -> Array:
+    """1 / `values` where they are above 0, else 0."""
+    space = namespace(values)
+    above = values > 0
+    return space.where(above, 1 / space.where(above, values, 1), 0)
+
+
+def _mean_coil(images: Array) -> Array:
     """Dominant coil combination of the whole image, `[coil]`."""
     flat = images.reshape(images.shape[0], -1)
-    vector: np.ndarray = np.linalg.eigh(flat @ flat.conj().T)[1][:, -1]
-    return vector
+    return namespace(flat).linalg.eigh(flat @ flat.conj().T)[1][:, -1]
 
 
-def _inati(images: np.ndarray, kernel_size: int | tuple[int, ...], iterations: int, tolerance: float) -> np.ndarray:
+def _inati(images: Array, kernel_size: int | tuple[int, ...], iterations: int, tolerance: float) -> Array:
+    space = namespace(images)
     tiny = np.finfo(images.real.dtype).tiny
-    combined = np.einsum("c,c...->...", _unit(images.reshape(images.shape[0], -1).sum(1)).conj(), images)
+    combined = space.einsum("c,c...->...", _unit(images.reshape(images.shape[0], -1).sum(1)).conj(), images)
     maps = images
     for _ in range(iterations):
         previous = combined
         maps = _smooth(images * combined.conj(), kernel_size)
-        norm = np.sqrt((maps.real**2 + maps.imag**2).sum(0))
-        maps *= np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
+        maps = maps * _inverse(space.sqrt((maps.real**2 + maps.imag**2).sum(0)))
         combined = (maps.conj() * images).sum(0)
         mean = _unit((maps * combined).reshape(maps.shape[0], -1).sum(1))
-        phase = np.einsum("c,c...->...", mean.conj(), maps)
-        phase /= np.maximum(np.abs(phase), tiny)
+        phase = space.einsum("c,c...->...", mean.conj(), maps)
+        phase /= space.maximum(space.abs(phase), tiny)
         combined *= phase
         maps *= phase.conj()
-        if np.linalg.norm(combined - previous) <= tolerance * np.linalg.norm(combined):
+        if float(space.linalg.norm(combined - previous)) <= tolerance * float(space.linalg.norm(combined)):
             break
     return maps
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(vector)
+def _unit(vector: Array) -> Array:
+    space = namespace(vector)
+    norm = space.linalg.norm(vector)
     return vector / norm if norm > 0 else vector
 
 

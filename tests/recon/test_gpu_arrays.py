@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from recon import device, gpu_plans, grappa, nufft
+from recon.coils import inati, walsh
 from recon.compressed_sensing import grasp, l1_wavelet, locally_low_rank, total_generalised_variation, total_variation
 from recon.espirit import espirit
 from recon.fourier import fftc
@@ -32,6 +33,9 @@ HEART = np.stack(
     [nufft.Nufft(SPOKES[n], SHAPE, gpu=False).forward(MAPS * moving_heart(SHAPE, 40.0 * n).astype(np.complex64)) for n in range(FRAMES)]
 )
 GRID, RADIAL, SERIES = np.where(MASK, FULL, 0), HEART[0], HEART
+# Not 0 anywhere: outside of the object, SciPy's running sums leave a rest of rounding that maps would be made from.
+IMAGES = MAPS * (shepp_logan(SHAPE) + 0.01).astype(np.complex64)
+VOLUME = np.stack([IMAGES, 0.5 * IMAGES, 0.2 * IMAGES], 1)
 JOBS: dict[str, tuple[np.ndarray, Callable[[Any, Any], Any]]] = {
     "l1_wavelet": (GRID, lambda k, s: l1_wavelet(k, s, iterations=5, level=3)),
     "total_variation": (GRID, lambda k, s: total_variation(k, s, mask=MASK, iterations=3)),
@@ -40,6 +44,12 @@ JOBS: dict[str, tuple[np.ndarray, Callable[[Any, Any], Any]]] = {
     "grasp": (SERIES, lambda k, s: grasp(k, s, SPOKES, iterations=2)),
     "locally_low_rank": (SERIES, lambda k, s: locally_low_rank(k, s, SPOKES, iterations=3)),
     "espirit": (FULL, lambda k, _: espirit(k, calibration=16)),
+    "espirit_two_sets": (FULL, lambda k, _: espirit(k, (40, 36), calibration=16, sets=2, soft=True)[0]),
+    "walsh": (IMAGES, lambda k, _: walsh(k)),
+    "walsh_exact": (IMAGES, lambda k, _: walsh(k, 3, exact=True)),
+    "walsh_volume": (VOLUME, lambda k, _: walsh(k, 4, rank=3)),
+    "inati": (IMAGES, lambda k, _: inati(k)),
+    "inati_volume": (VOLUME, lambda k, _: inati(k, (1, 5, 4), rank=3)),
     "nlinv": (GRID, lambda k, _: nlinv(k, newton_steps=3)[1]),
     "gridding": (RADIAL, lambda k, s: gridding(k, SPOKES[0], None, SHAPE, s)),
     "gridded_magnitude": (RADIAL, lambda k, _: gridded_magnitude(k, SPOKES[0], None, SHAPE)),
