@@ -166,12 +166,12 @@ def warm_up() -> None:
     from recon import nufft
 
     tf = _tensorflow()
-
+    on_gpu = use_gpu()  # before TensorFlow's first operation, after which it cannot be kept from taking all of the GPU's memory
     trajectory = np.linspace(-np.pi, np.pi, 256, endpoint=False, dtype=np.float32).reshape(-1, 2)
     image = tf.ones([2, 16, 16], tf.complex64)
     kspace = nufft.nufft(image, trajectory)
     nufft.nufft(kspace, trajectory, (16, 16), type=1)
-    if use_gpu():
+    if on_gpu:
         from recon.sense import cg_sense
 
         tf.signal.ifft2d(image)  # loads cuFFT
