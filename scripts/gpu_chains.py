@@ -1,0 +1,210 @@
+"""Every packaged chain on a GPU beside the CPU: the same scan, image by image.
+
+    python scripts/gpu_chains.py [--json OUT.json] [--only CHAIN ...] [--seconds 240]
+
+The CPU's images come from a process that sees no GPU, at the same time. For each chain: the largest relative difference of an image (root
+of the sum of squares over that of the CPU's image), the seconds of the first scan on the GPU (plans made, networks compiled) and of the
+second. Exit status 1 when a chain fails or differs by more than its bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from recon import device  # before NumPy's OpenMP libraries: sets the waiting policy
+
+import numpy as np  # isort: skip
+
+from gadgets.items import Acquisition, Item
+from scripts import simulate
+from service.local import reconstruct
+
+Scan = tuple[bytes, list[Item]]
+BOUND = 0.02
+"""Of the relative difference: NUFFTs at 1e-3, iterations that amplify rounding, networks in TensorFloat-32."""
+LOOSE = {"t1_vfa_radial.xml": 0.1, "t1_look_locker_radial.xml": 0.1, "t2_multi_echo.xml": 0.1, "t2star_multi_echo.xml": 0.1}
+"""Maps: where there is no object, they are noise."""
+
+
+def _of(scan: simulate.Scan) -> Scan:
+    return scan.header, list(scan.items)
+
+
+def clip() -> Scan:
+    """A real-time series of 12 frames with every eighth line, in turn, and the middle eight."""
+    header, items = _of(simulate.cartesian((128, 128), 10, 1, noise=0.01, repetitions=12))
+    kept: list[Item] = []
+    for item in items:
+        assert isinstance(item, Acquisition)
+        line, frame = int(item.header["idx"]["kspace_encode_step_1"]), int(item.header["idx"]["repetition"])
+        if (line + 3 * frame) % 8 == 0 or abs(line - 63.5) < 4:
+            kept.append(item)
+    return header, kept
+
+
+def from_tests(name: str) -> Scan:
+    """Scans that only tests know how to make."""
+    from tests.end_to_end.test_network_chains import sodium
+    from tests.gadgets.field_scan import FieldScan
+    from tests.gadgets.sms_scan import SMSScan
+
+    if name == "sodium":
+        header, items, _ = sodium(4, 0.5)
+        return header, items
+    if name == "sms":
+        slices = SMSScan()
+        return slices.header.xml, list(slices.items())
+    field, readouts = FieldScan(), list[Item]()
+    for contrast in range(2):
+        readouts += field.image(contrast, len(readouts))
+    return field.header.xml, readouts
+
+
+SCANS: dict[str, Callable[[], Scan]] = {
+    "radial": lambda: _of(simulate.radial(128, coils=10, spokes=13, frames=8)),
+    "spiral": lambda: _of(simulate.spiral(128, coils=8, interleaves=12, frames=4)),
+    "hyperslice": lambda: _of(simulate.hyperslice(frames=8)),
+    "cartesian": lambda: _of(simulate.cartesian((128, 128), 8, 2)),
+    "clip": clip,
+    "epi": lambda: _of(simulate.epi()),
+    "vfa": lambda: _of(simulate.relaxation("t1_vfa", spokes=48)),
+    "look_locker": lambda: _of(simulate.relaxation("t1_ll", spokes=400)),
+    "t2": lambda: _of(simulate.relaxation("t2")),
+    "sodium": lambda: from_tests("sodium"),
+    "sms": lambda: from_tests("sms"),
+    "field": lambda: from_tests("field"),
+    "t2star": lambda: _of(simulate.relaxation("t2star")),
+}
+CHAINS = {
+    "spiral_hyperslice.xml": "hyperslice",
+    "radial_fastdvdnet.xml": "radial",
+    "cartesian_varnet.xml": "clip",
+    "radial_unet.xml": "radial",
+    "radial_realtime.xml": "radial",
+    "radial_gridding.xml": "radial",
+    "radial_cgsense.xml": "radial",
+    "radial_grasp.xml": "radial",
+    "radial_llr.xml": "radial",
+    "radial_compressed_sensing.xml": "radial",
+    "spiral_realtime.xml": "spiral",
+    "spiral_cgsense.xml": "spiral",
+    "spiral_b0.xml": "field",
+    "sodium_dncnn.xml": "sodium",
+    "cartesian_sms.xml": "sms",
+    "cartesian_grappa.xml": "cartesian",
+    "cartesian_compressed_sensing.xml": "cartesian",
+    "cartesian_spirit.xml": "cartesian",
+    "epi_grappa.xml": "epi",
+    "t2_multi_echo.xml": "t2",
+    "t1_vfa_radial.xml": "vfa",
+    "t1_look_locker_radial.xml": "look_locker",
+    "t2star_multi_echo.xml": "t2star",
+}
+
+
+def run(chain: str, scan: Scan) -> list[np.ndarray]:
+    """The images of a chain."""
+    return [np.asarray(image.data) for image in reconstruct(scan[1], chain, header=scan[0])]
+
+
+def references(folder: Path, chains: list[str]) -> None:
+    """The CPU's images of each chain, into files; a failure's text in the place of images."""
+    scans: dict[str, Scan] = {}
+    for chain in chains:
+        kind = CHAINS[chain]
+        if kind not in scans:
+            scans[kind] = SCANS[kind]()
+        part = folder / f"{chain}.part.npz"
+        try:
+            images: dict[str, Any] = {f"i{n:04d}": image for n, image in enumerate(run(chain, scans[kind]))}
+            np.savez(part, **images)
+        except Exception as error:
+            np.savez(part, error=np.array(f"{type(error).__name__}: {error}"))
+        part.rename(folder / f"{chain}.npz")
+
+
+def compared(chain: str, scan: Scan, folder: Path) -> dict[str, Any]:
+    """Two scans on the GPU, and how the images of the second differ from the CPU's."""
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        images = run(chain, scan)
+        seconds.append(round(time.perf_counter() - start, 3))
+    file = folder / f"{chain}.npz"
+    while not file.exists():
+        time.sleep(0.05)
+    with np.load(file) as stored:
+        if "error" in stored:
+            raise RuntimeError(f"on the CPU: {stored['error']}")
+        expected = [stored[name] for name in sorted(stored)]
+    if [one.shape for one in images] != [one.shape for one in expected]:
+        raise RuntimeError(f"{len(images)} images instead of the CPU's {len(expected)}, or of other sizes")
+    differences = [
+        float(np.linalg.norm(one - other.astype(one.dtype)) / max(np.linalg.norm(other), 1e-30))
+        for one, other in zip(images, expected, strict=True)
+    ]
+    return {
+        "images": len(images),
+        "first_s": seconds[0],
+        "second_s": seconds[1],
+        "difference": max(differences),
+        "median_difference": float(np.median(differences)),
+    }
+
+
+def main() -> int:
+    """Run, print, and write after each chain."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=list(CHAINS), choices=list(CHAINS))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seconds", type=float, default=240, help="end then, with what is done")
+    parser.add_argument("--references", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.references:
+        references(arguments.references, arguments.only)
+        return 0
+    deadline, failed = time.monotonic() + arguments.seconds, []
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [sys.executable, __file__, "--references", name, "--only", *arguments.only]
+        other = subprocess.Popen(command, env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"})
+        device.configure()
+        results["gpu"] = device.use_gpu()
+        scans: dict[str, Scan] = {}
+        for chain in arguments.only:
+            if time.monotonic() > deadline:
+                failed.append(f"{chain}: not run, the time is over")
+                continue
+            kind = CHAINS[chain]
+            try:
+                if kind not in scans:
+                    scans[kind] = SCANS[kind]()
+                results[chain] = compared(chain, scans[kind], folder)
+                if not results[chain]["difference"] <= LOOSE.get(chain, BOUND):
+                    failed.append(f"{chain}: differs by {results[chain]['difference']:.3g}")
+            except Exception as error:
+                results[chain] = {"error": f"{type(error).__name__}: {error}"}
+                failed.append(f"{chain}: {results[chain]['error']}")
+            print(chain, results[chain], flush=True)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(results | {"failed": failed}, indent=1) + "\n")
+        other.kill()
+        other.wait()
+    print("\n".join(failed) or "all chains agree")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
