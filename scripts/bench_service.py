@@ -2,9 +2,9 @@
 
     python scripts/bench_service.py [--frames 60] [--runs 5] [--json OUT.json] [--configs CONFIG[=SCAN] …] [--rehearse]
 
-A server process with one worker; everything it answers comes over loopback. SCAN: a real-time scan (ISMRMRD HDF5), or `radial` (10 coils, 128 x
-128, 13 tiny-golden-angle spokes a frame) or `hyperslice` (10 coils, 240 x 240, 15 spiral arms a frame), simulated here. With --rehearse the
-worker runs each chain once before it takes clients.
+A server process with one worker; everything it answers comes over loopback. SCAN: a real-time scan (ISMRMRD HDF5), or `radial` (10 coils,
+128 x 128, 13 tiny-golden-angle spokes a frame) or `hyperslice` (10 coils, 240 x 240, 15 spiral arms a frame), simulated here. With
+--rehearse the worker runs each chain once before it takes clients.
 
 * start: from starting the process until the port answers a query, and until the worker is warm.
 * warm start: latency of the first image of a measurement that is not the first, over that of its steady frames (median of the second
