@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recon.blas import one_blas_thread
 from service import logs
 from service.settings import Settings
 from service.spool import Spool
@@ -84,6 +85,7 @@ def _send(control: socket.socket, **message: Any) -> None:
         raise SystemExit(0) from None
 
 
+@one_blas_thread()
 def _warm_up(settings: Settings) -> None:
     """Pay for imports and first plans now, not in the first measurement."""
     import service.dialects

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from gadgets.base import Context, GadgetError
 from gadgets.header import Header, HeaderError
 from gadgets.items import Acquisition, AcquisitionBucket, DependencyQuery, Dicom, Image, ImageArray, Item, ReconData, Text, Waveform
+from recon.blas import one_blas_thread
 from service.chain import Chain, ConfigError
 from service.configuration import ConfigurationError
 from service.finite import replace_nonfinite
@@ -110,6 +111,7 @@ class Session:
 
     # -- running -------------------------------------------------------------------------------------------------------
 
+    @one_blas_thread()
     def run(self, state: State = State.CONFIG) -> Outcome:
         """The whole measurement, up to its last message. Never raises for what a peer or a gadget does wrong."""
         start = time.perf_counter()
