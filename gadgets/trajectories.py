@@ -25,6 +25,8 @@ Source = Literal["auto", "acquired", "radial", "hyperslice", "sodium"]
 Unit = Literal["auto", "cycles_per_pixel", "cycles_per_fov", "rad_per_pixel"]
 Ordering = Literal["auto", "linear", "golden", "tiny_golden"]
 Counter = Literal["auto", "line", "line_and_repetition", "running"]
+_QUARTER = 2**14
+"""A quarter of the range of the header's counters."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,30 @@ class Grid:
         return cut
 
 
+class Repetitions:
+    """Repetitions that go on counting where the header's 16 bits begin anew, after 65,536: an hour of frames of 55 ms.
+
+    Separately for each slice, contrast, phase, set and average, whose repetitions may each begin with 0.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[int, ...], tuple[int, int]] = {}
+
+    def of(self, idx: np.void) -> int:
+        """Number of the repetition of the next readout, whose counters are `idx`."""
+        place = tuple(int(idx[name]) for name in ("slice", "contrast", "phase", "set", "average"))
+        counter = int(idx["repetition"])
+        before, rounds = self._last.get(place, (counter, 0))
+        # Only a step from the last quarter to the first is taken as a new round, not a restart or a gap in the middle; and back for
+        # readouts that come late.
+        if before >= 3 * _QUARTER and counter < _QUARTER:
+            rounds += 1
+        elif before < _QUARTER and counter >= 3 * _QUARTER and rounds:
+            rounds -= 1
+        self._last[place] = counter, rounds
+        return counter + 4 * _QUARTER * rounds
+
+
 class Trajectories:
     """The trajectory of every readout of one encoding space.
 
@@ -107,6 +133,7 @@ class Trajectories:
         self.views = views
         self.counter = counter
         self._count = 0
+        self._repetitions = Repetitions()
         self._angular_step: float | None = None
 
     def of(self, acquisition: Acquisition) -> np.ndarray:
@@ -166,7 +193,7 @@ class Trajectories:
     def _designed(self, acquisition: Acquisition, kept: slice) -> np.ndarray:
         encoded = self.encoding.encoded
         idx, samples = acquisition.header["idx"], kept.stop - kept.start
-        arm, arms = int(idx["kspace_encode_step_1"]), self._protocol_arms(int(idx["repetition"]))
+        arm, arms = int(idx["kspace_encode_step_1"]), self._protocol_arms(self._repetitions.of(idx))
         designed = arms.shape[1]
         if samples not in (designed, designed + 1) or arm >= len(arms):
             raise ValueError(
@@ -202,7 +229,7 @@ class Trajectories:
             return number
         if counter == "line":
             return line
-        return line + int(idx["repetition"]) * self._views(needed=True)
+        return line + self._repetitions.of(idx) * self._views(needed=True)
 
     def _views(self, needed: bool = False) -> int:
         if self.views:

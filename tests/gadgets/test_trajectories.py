@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gadgets.header import Encoding, Header, HeaderError, Limit, Space
 from gadgets.layout import Flag
 from gadgets.trajectories import Grid, Trajectories, is_radial, to_grid
+from recon.realtime_spiral import RealtimeSpiral
 from tests.gadgets.scans import header_xml, readout, spiral, spokes
 
 GOLDEN_DEG = 180 * 2 / (1 + 5**0.5)
@@ -45,6 +46,33 @@ def test_full_range_offset_and_views_by_property() -> None:
 def test_golden_angles_count_on_through_repetitions() -> None:
     found = angles(Trajectories(encoding(trajectory="goldenangle", views=5)), [(0, 0), (1, 0), (2, 3)])
     assert found == pytest.approx([0, GOLDEN_DEG, 17 * GOLDEN_DEG % 360], abs=1e-3)
+
+
+def test_golden_angles_count_on_beyond_16_bits() -> None:
+    trajectories = Trajectories(encoding(trajectory="goldenangle", views=5))
+    found = angles(trajectories, [(4, 65534), (4, 65535), (0, 0), (4, 65535), (0, 0), (3, 1), (0, 20000), (0, 50000), (0, 3)])
+    views = [65534 * 5 + 4, 65535 * 5 + 4, 65536 * 5, 65535 * 5 + 4, 65536 * 5, 65537 * 5 + 3, 85536 * 5, 115536 * 5, 131075 * 5]
+    assert found == pytest.approx([view * GOLDEN_DEG % 360 for view in views], abs=1e-3)
+
+
+def test_rotations_of_the_published_spiral_go_on_after_an_hour() -> None:
+    """65,536 frames are no multiple of its twelve phases."""
+    protocol = RealtimeSpiral()
+    trajectories = Trajectories(Header(header_xml((240, 240), encoded_mm=(400.0, 400.0))).encoding(), source="hyperslice")
+    arms = protocol.trajectory
+    for frame in (65534, 65535, 65536, 65537):
+        one = blank_readout(arms.shape[2], kspace_encode_step_1=3, repetition=frame % 65536)
+        found = trajectories.of(one)
+        assert np.abs(2 * np.pi * found - arms[frame % 12, 3]).max() < 1e-5
+        assert np.abs(2 * np.pi * found - arms[frame % 65536 % 12 if frame > 65535 else (frame + 1) % 12, 3]).max() > 0.01
+
+
+def test_other_slices_and_restarts_are_no_new_round() -> None:
+    trajectories = Trajectories(encoding(trajectory="goldenangle", views=5))
+    counters = [(0, 65535), (1, 0), (0, 40000), (0, 0), (0, 40000)]
+    readouts = [blank_readout(slice=slice_, repetition=repetition) for slice_, repetition in counters]
+    found = [angle_of(trajectories.of(one)) for one in readouts]
+    assert found == pytest.approx([repetition * 5 * GOLDEN_DEG % 360 for _, repetition in counters], abs=1e-3)
 
 
 def test_the_header_s_increment_and_the_property_s() -> None:
