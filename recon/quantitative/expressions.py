@@ -13,7 +13,7 @@ from typing import Any
 import sympy
 
 from recon.quantitative.model import ModelError
-from recon.quantitative.tensors import real_like
+from recon.quantitative.tensors import as_complex, real_like
 
 _FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
     "exp": sympy.exp, "log": sympy.log, "ln": sympy.log, "sqrt": sympy.sqrt, "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan,
@@ -160,10 +160,8 @@ def _power(node: sympy.Pow, known: Mapping[sympy.Symbol, Any], like: Any) -> Any
 
 def _promoted(parts: list[Any]) -> list[Any]:
     """All complex where one is: TensorFlow does not mix the two."""
-    import tensorflow as tf
-
     dtype = next((part.dtype for part in parts if part.dtype.is_complex), None)
-    return [tf.cast(part, dtype) for part in parts] if dtype is not None else parts
+    return [as_complex(part, dtype) for part in parts] if dtype is not None else parts
 
 
 def _tensor_functions() -> dict[Any, Callable[..., Any]]:

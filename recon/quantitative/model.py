@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from recon.arrays import Array
 from recon.cache import ArrayKey
+from recon.quantitative.tensors import as_complex
 
 
 class ModelError(ValueError):
@@ -124,21 +125,23 @@ class SignalModel(ABC):
         import tensorflow as tf
 
         parameters = tf.convert_to_tensor(parameters)
-        return tf.cast(self.signal(self.split(parameters)), parameters.dtype)
+        return as_complex(self.signal(self.split(parameters)), parameters.dtype)
 
     def jacobian(self, parameters: Array) -> tuple[Any, Any]:
         """Signal ``[contrast, *voxels]`` and its derivatives ``[contrast, unknown, *voxels]``, both complex.
 
-        The derivative with respect to a complex unknown is the holomorphic one: signals are analytic in them.
+        The derivative with respect to a complex unknown is the holomorphic one, that along its real part: signals are analytic in them.
         """
         import tensorflow as tf
 
         parameters = tf.convert_to_tensor(parameters)
         parts = self.split(parameters)
         columns, signal = [], None
-        for part in parts:
-            with tf.autodiff.ForwardAccumulator(part, tf.ones_like(part)) as accumulator:
-                signal = tf.cast(self.signal(parts), parameters.dtype)
+        for n, part in enumerate(parts):
+            real = tf.math.real(part)
+            with tf.autodiff.ForwardAccumulator(real, tf.ones_like(real)) as accumulator:
+                moved = tf.complex(real, tf.math.imag(part)) if part.dtype.is_complex else real
+                signal = as_complex(self.signal([*parts[:n], moved, *parts[n + 1 :]]), parameters.dtype)
             columns.append(accumulator.jvp(signal, unconnected_gradients=tf.UnconnectedGradients.ZERO))
         return signal, tf.stack(columns, 1)
 

@@ -25,11 +25,21 @@ def column(values: Any, like: Any) -> Any:
     return real_like(values.reshape(-1, *[1] * like.shape.rank), like)
 
 
-def times(amplitude: Any, factor: Any) -> Any:
-    """A real or complex `amplitude` times a real `factor`."""
+def as_complex(values: Any, dtype: Any) -> Any:
+    """Real or complex `values` in a complex dtype. (TensorFlow warns of the derivative of a cast from real to complex.)"""
     import tensorflow as tf
 
-    return amplitude * tf.cast(factor, amplitude.dtype)
+    values = tf.convert_to_tensor(values)
+    if values.dtype.is_complex:
+        return tf.cast(values, dtype)
+    values = tf.cast(values, tf.as_dtype(dtype).real_dtype)
+    return tf.complex(values, tf.zeros_like(values))
+
+
+def times(amplitude: Any, factor: Any) -> Any:
+    """A real or complex `amplitude` times a real `factor`."""
+    factor = real_like(factor, amplitude)
+    return amplitude * (as_complex(factor, amplitude.dtype) if amplitude.dtype.is_complex else factor)
 
 
 def turned(values: Any, phase: Any) -> Any:
@@ -37,7 +47,7 @@ def turned(values: Any, phase: Any) -> Any:
     import tensorflow as tf
 
     factor = tf.complex(tf.cos(phase), tf.sin(phase))
-    return tf.cast(values, factor.dtype) * factor
+    return as_complex(values, factor.dtype) * factor
 
 
 def decay(exponent: Any) -> Any:

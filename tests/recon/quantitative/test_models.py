@@ -65,6 +65,20 @@ def test_jacobian_is_the_slope_of_the_signal(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_derivatives_log_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorFlow warned of derivatives with respect to complex numbers, and of casts to them, at every scan."""
+    import tensorflow as tf
+
+    logger = tf.get_logger()
+    logger.addHandler(caplog.handler)
+    try:
+        CASES[name].model.jacobian(CASES[name].truth.astype(np.complex64))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_guess_is_near_and_within_bounds(name: str) -> None:
     one = CASES[name]
     images = written_out(one)
