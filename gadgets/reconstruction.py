@@ -21,6 +21,7 @@ from gadgets.layout import Flag, ImageType
 from gadgets.meta import describe
 from gadgets.trajectories import Counter, Grid, Ordering, Source, Trajectories, Unit, is_radial, stack_equal, to_grid
 from recon.cache import ArrayKey, Cache
+from recon.density import RotatedWeights, radial_weights
 
 REHEARSAL = 8
 """Iterations of CG-SENSE, or griddings, before the first frame: some 10 ms for the sizes of real-time imaging."""
@@ -146,6 +147,7 @@ class Reconstruction:
         self._grids: dict[int, Grid] = {}
         self._compressors: dict[Place, np.ndarray] = {}
         self._geometries: Cache[_Geometry] = Cache(GEOMETRIES)
+        self._density = RotatedWeights()
         self._told: set[str] = set()
 
     # -- readouts ----------------------------------------------------------------------------------------------------
@@ -234,15 +236,13 @@ class Reconstruction:
         return np.where(dead[:, None], 0, data), usable & finite[~dead].all(axis=0)
 
     def _weights(self, trajectory: np.ndarray, spokes: tuple[int, ...] | None, grid: Grid) -> np.ndarray:
-        from recon.density import pipe_weights, radial_weights
-
         views = None if spokes is None else trajectory.reshape(spokes)
         radial = self.gadget.density != "pipe" and views is not None and is_radial(views)
         if self.gadget.density == "radial" and not radial:
             raise ValueError("density=radial asked for, but the readouts are no straight spokes through the centre; use density=auto")
         if radial and views is not None:
             return radial_weights(views, grid.shape).reshape(-1)
-        return pipe_weights(trajectory, grid.shape)
+        return self._density.of(trajectory, grid.shape)
 
     def _tell(self, message: str, count: str, by: int = 1) -> None:
         """Count, and warn the first time."""

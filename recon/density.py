@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ from scipy.fft import next_fast_len
 from recon.cache import Cache
 
 _cache: Cache[np.ndarray] = Cache(32)
+_KEPT_FRAMES = 4
+"""Frames of which rotations are looked for."""
+_SAME_PLACE = 1e-4
+"""Distance in rad/pixel below which two samples count as one; single precision has errors of 1e-6."""
 
 
 def pipe_weights(trajectory: np.ndarray, grid_shape: Sequence[int], iterations: int = 30) -> np.ndarray:
@@ -61,6 +66,46 @@ def _on_lines(trajectory: np.ndarray) -> bool:
     centred = trajectory.astype(np.float64) - trajectory.mean(axis=-2, keepdims=True, dtype=np.float64)
     spread = np.linalg.eigvalsh(np.swapaxes(centred, -1, -2) @ centred)  # ascending; sums of squares
     return trajectory.shape[-1] > 1 and bool((spread[..., -2] <= 1e-9 * spread[..., -1]).all())
+
+
+class RotatedWeights:
+    """`pipe_weights` of one frame after another, computed once for frames that are rotations of each other.
+
+    A rotated trajectory has the weights of the unrotated one, but for the kernel of the gridding, whose square does not rotate. For spirals
+    of 192 x 192 that changes weights by 0.2 to 1.2 % and gridded images by 0.05 to 0.3 %, and their errors not. The first frame
+    decides: results depend on the order of the frames, so keep one of these for each measurement.
+    """
+
+    def __init__(self) -> None:
+        self._known: deque[tuple[tuple[int, ...], np.ndarray, np.ndarray]] = deque(maxlen=_KEPT_FRAMES)
+
+    def of(self, trajectory: np.ndarray, grid_shape: Sequence[int]) -> np.ndarray:
+        """Arguments, result and errors of `pipe_weights`.
+
+        Rotations are looked for in square images of two axes, and where samples keep half a pixel of k-space from its edge: those at the
+        edge have neighbours beyond it, on the other side, which a rotation changes (by 5 % of the weights, 1.6 % of an image).
+        """
+        shape = tuple(int(n) for n in grid_shape)
+        if trajectory.ndim != 2 or trajectory.shape[1] != 2 or len(shape) != 2 or shape[0] != shape[1]:
+            return pipe_weights(trajectory, shape)
+        points = trajectory[:, 0] + 1j * trajectory[:, 1]
+        if np.abs(points).max(initial=0) > np.pi * (1 - 1 / shape[0]):
+            return pipe_weights(trajectory, shape)
+        for known, reference, weights in self._known:
+            if known == shape and len(reference) == len(points) and _is_rotation(reference, points):
+                copy: np.ndarray = weights.copy()
+                return copy
+        own = pipe_weights(trajectory, shape)
+        self._known.append((shape, points, own.copy()))
+        return own
+
+
+def _is_rotation(reference: np.ndarray, points: np.ndarray) -> bool:
+    """Whether `points` `[sample]`, kx + i ky in rad/pixel, are the reference turned about the origin."""
+    turn = (points * reference.conj()).sum()  # not by BLAS, whose sums depend on its threads
+    if not abs(turn) > 0:
+        return False
+    return float(np.abs(points - reference * (turn / abs(turn))).max()) < _SAME_PLACE
 
 
 def jackson_weights(trajectory: np.ndarray, grid_shape: Sequence[int]) -> np.ndarray:

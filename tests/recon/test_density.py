@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recon import nufft
-from recon.density import jackson_weights, pipe_weights, radial_weights, uniform_radial_weights
+from recon import density, nufft
+from recon.density import RotatedWeights, jackson_weights, pipe_weights, radial_weights, uniform_radial_weights
 from recon.koosh_ball import koosh_ball_trajectory
 from recon.phantoms import shepp_logan
 from recon.sense import gridding
@@ -187,3 +187,43 @@ def test_unusable_trajectories_are_refused(trajectory: np.ndarray) -> None:
         pipe_weights(trajectory, (8, 8))
     with pytest.raises(ValueError, match="view, sample"):
         radial_weights(trajectory, (8, 8))
+
+
+def arms(turns: float = 8, views: int = 12, samples: int = 400, angle: float = 0.0) -> np.ndarray:
+    """A spiral that keeps half a pixel from the edge, turned by an angle in radians; the centre once only."""
+    t = (np.arange(samples) + 0.5) / samples
+    phase = 2 * np.pi * (turns / 2 * t + np.arange(views)[:, None] / views) + angle
+    return (np.pi * (1 - 1 / SIZE) * np.stack([t * np.cos(phase), t * np.sin(phase)], -1)).reshape(-1, 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("angle", [0.2, 0.8, 1.9, 4.0])
+def test_rotated_spirals_have_the_weights_of_the_first(angle: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = RotatedWeights()
+    assert np.array_equal(weights.of(arms(), (SIZE, SIZE)), pipe_weights(arms(), (SIZE, SIZE)))
+    turned = arms(angle=angle)
+    own = pipe_weights(turned, (SIZE, SIZE))
+    monkeypatch.setattr(density, "pipe_weights", None)
+    found = weights.of(turned, (SIZE, SIZE))
+    assert relative_error(own, found) < 5e-3
+    images = [amplitude_and_error(turned, one) for one in (own, found)]
+    assert images[1] == pytest.approx(images[0], abs=2e-3)
+    kspace = nufft.Nufft(turned, (SIZE, SIZE)).forward(shepp_logan((SIZE, SIZE)).astype(np.complex64)[None])
+    gridded = [gridding(kspace, turned, one, (SIZE, SIZE)) for one in (own, found)]
+    assert relative_error(*gridded) < 3e-3
+
+
+def test_what_is_no_rotation_gets_weights_of_its_own() -> None:
+    weights, first = RotatedWeights(), arms()
+    moved = first.copy()
+    moved[100] += 1e-3
+    others = [moved, first[::-1].copy(), first * np.float32(0.999), first * np.float32([1, -1]), arms(views=6, samples=800), first[:-5]]
+    weights.of(first, (SIZE, SIZE))
+    for other in others:
+        assert np.array_equal(weights.of(other, (SIZE, SIZE)), pipe_weights(other, (SIZE, SIZE)))
+    to_the_edge = [arms(angle=angle) * np.float32(1.015) for angle in (0, 1)]
+    for other in to_the_edge:
+        assert np.array_equal(weights.of(other, (SIZE, SIZE)), pipe_weights(other, (SIZE, SIZE)))
+    assert np.array_equal(weights.of(arms(angle=1), (SIZE, SIZE + 8)), pipe_weights(arms(angle=1), (SIZE, SIZE + 8)))
+    volume = random_trajectory(300, 3)
+    assert np.array_equal(weights.of(volume, (16, 16, 16)), pipe_weights(volume, (16, 16, 16)))
+    assert len(weights.of(np.zeros((5, 2), np.float32), (SIZE, SIZE))) == 5  # all in the centre
