@@ -40,6 +40,10 @@ class NetworkDenoise(Gadget):
     scaling: Literal["catalogue", "window", "min_max", "none"] = parameter(
         "catalogue", help="of the network's input: brightness of the window, minimum and maximum, none; catalogue: as the weights say"
     )
+    layout: Literal["frames_last", "frames_first"] = parameter(
+        "frames_last",
+        help="axes of a file's whole model: batch, y, x, frame as Keras has them, or batch, frame, y, x as many ONNX files do",
+    )
     first_images: Literal["wait", "repeat", "pass"] = parameter(
         "wait",
         help="before the window is full: send nothing (but a series that ends before, as it came), repeat the oldest image in it, or send "
@@ -51,6 +55,8 @@ class NetworkDenoise(Gadget):
         known = Path(self.weights).suffix == "" and "/" not in self.weights
         if known and self.network != "catalogue":
             raise ParameterError(f"{self.name}: network is for files of weights; {self.weights!r} is a name of the catalogue")
+        if self.layout == "frames_first" and (known or self.network != "catalogue"):
+            raise ParameterError(f"{self.name}: layout is for files of whole models; networks of this package take frames_last")
 
     def denoiser(self) -> Denoiser:
         """The network, loaded once a process."""
@@ -58,7 +64,7 @@ class NetworkDenoise(Gadget):
 
         network = None if self.network == "catalogue" else self.network
         scaling = None if self.scaling == "catalogue" else self.scaling
-        return denoiser(self.weights, network, self.frames, scaling)
+        return denoiser(self.weights, network, self.frames, scaling, self.layout)
 
     def __call__(self, items: Stream) -> Iterator[Item]:
         denoiser = self.denoiser()

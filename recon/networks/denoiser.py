@@ -19,14 +19,18 @@ class Denoiser:
 
     Args:
         name: of the weights, for the record.
-        network: callable, ``[batch, y, x, frame]`` to ``[batch, y, x, 1]``.
+        network: callable, ``[batch, y, x, frame]`` to ``[batch, y, x, 1]``, or as `layout` says.
         frames: of a window.
         scaling: "window", "min_max" (of the newest frame) or "none"; undone afterwards.
         multiple: of which image sizes must be multiples.
+        layout: "frames_last", or "frames_first" for a network of ``[batch, frame, y, x]`` to ``[batch, 1, y, x]``.
     """
 
-    def __init__(self, name: str, network: Callable[[Any], Any], frames: int, scaling: str, multiple: int = 1) -> None:
+    def __init__(
+        self, name: str, network: Callable[[Any], Any], frames: int, scaling: str, multiple: int = 1, layout: str = "frames_last"
+    ) -> None:
         self.name, self.network, self.frames, self.scaling, self.multiple = name, network, frames, scaling, multiple
+        self.frames_first = layout == "frames_first"
         self._function = Compiled(self._run, network)
         self._warm: set[tuple[int, ...]] = set()
 
@@ -61,11 +65,17 @@ class Denoiser:
             scale = window_scale(window)
         elif self.scaling == "min_max":
             shift, scale = min_max(window[..., -1:])
-        result = tf.convert_to_tensor(self.network((window - shift) / scale))
+        inputs = (window - shift) / scale
+        if self.frames_first:
+            result = tf.transpose(tf.convert_to_tensor(self.network(tf.transpose(inputs, [0, 3, 1, 2]))), [0, 2, 3, 1])
+        else:
+            result = tf.convert_to_tensor(self.network(inputs))
         return (tf.cast(result, tf.float32) * scale + shift)[..., 0]
 
 
-def denoiser(weights: str, network: str | None = None, frames: int | None = None, scaling: str | None = None) -> Denoiser:
+def denoiser(
+    weights: str, network: str | None = None, frames: int | None = None, scaling: str | None = None, layout: str = "frames_last"
+) -> Denoiser:
     """The denoiser for a name of the catalogue or a file, loaded once a process; a file that has changed since is loaded again.
 
     Args:
@@ -73,16 +83,17 @@ def denoiser(weights: str, network: str | None = None, frames: int | None = None
         network: kind that a file of weights alone belongs to.
         frames: of a window; None takes the catalogue's, for files 5 for FastDVDnet and 1 otherwise.
         scaling: None takes the catalogue's, for files "window".
+        layout: of the input of a file's whole model, see `Denoiser`.
 
     Raises:
         WeightsError: see `recon.networks.weights`; or a network that does not take windows of magnitude images.
     """
     path = Path(weights)
-    return _denoiser(weights, network, frames, scaling, path.stat().st_mtime_ns if path.exists() else 0)
+    return _denoiser(weights, network, frames, scaling, layout, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @lru_cache(maxsize=4)
-def _denoiser(weights: str, network: str | None, frames: int | None, scaling: str | None, _: int) -> Denoiser:
+def _denoiser(weights: str, network: str | None, frames: int | None, scaling: str | None, layout: str, _: int) -> Denoiser:
     if Path(weights).suffix == "" and "/" not in weights and weights in catalogue():
         entry = catalogue()[weights]
         if entry.layout not in ("frames_last", "image"):
@@ -96,7 +107,8 @@ def _denoiser(weights: str, network: str | None, frames: int | None, scaling: st
     architecture = None if network is None else Architecture(kind=network)
     count = frames or (5 if network == "FastDVDnet" else 1)
     built = load_file(Path(weights), architecture, (None, None, None, count))
-    return Denoiser(Path(weights).name, built, count, scaling or "window", 4 if architecture is None else _multiple(architecture))
+    multiple = 4 if architecture is None else _multiple(architecture)
+    return Denoiser(Path(weights).name, built, count, scaling or "window", multiple, layout)
 
 
 def _multiple(architecture: Architecture) -> int:

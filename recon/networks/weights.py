@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 CATALOGUE = Path(__file__).with_name("weights.yaml")
 Layout = Literal["frames_last", "image", "series", "clip", "unrolled"]
 Scaling = Literal["window", "min_max", "none"]
+ONNX_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+"""Element types of inputs that ONNX models may have."""
 
 
 class WeightsError(ValueError):
@@ -195,20 +197,24 @@ def _saved_model(path: Path) -> Any:
 
 
 def _onnx(path: Path) -> Any:
+    """A function of one tensor of real numbers: the model's first output."""
     try:
         import onnxruntime
     except ImportError:
-        raise WeightsError(f"{path} needs onnxruntime: pip install onnxruntime") from None
+        raise WeightsError(f"{path} needs onnxruntime: pip install 'reconstream[onnx]'") from None
     try:
-        session = onnxruntime.InferenceSession(str(path))
+        session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
     except Exception as error:
         raise WeightsError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
-    name = session.get_inputs()[0].name
     if len(session.get_inputs()) != 1:
         raise WeightsError(f"{path} takes {len(session.get_inputs())} inputs, not one image")
+    (declared,) = session.get_inputs()
+    if declared.type not in ONNX_TYPES:
+        raise WeightsError(f"{path} takes {declared.type}, not one of {', '.join(ONNX_TYPES)}: export it for real numbers")
+    dtype = ONNX_TYPES[declared.type]
 
     def call(inputs: Any) -> np.ndarray:
-        result: np.ndarray = session.run(None, {name: np.asarray(inputs, np.float32)})[0]
+        result: np.ndarray = session.run(None, {declared.name: np.asarray(inputs, dtype)})[0]
         return result
 
     return call

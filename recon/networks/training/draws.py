@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
+
+POOL = 4096
+"""Small draws are slices of one vector of so many numbers: a random generator of its own for each would be most of the graph."""
 
 
 class Draws:
@@ -17,6 +21,8 @@ class Draws:
 
     def __init__(self, seed: Any) -> None:
         self._seed, self._count = seed, 0
+        self._pool: Any = None
+        self._used = POOL
 
     def _next(self) -> Any:
         import tensorflow as tf
@@ -26,15 +32,26 @@ class Draws:
 
     def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0) -> Any:
         """Uniform between `low` and `high`."""
+        unit = self._unit(shape)
+        return unit if (low, high) == (0, 1) else low + (high - low) * unit
+
+    def _unit(self, shape: Sequence[int]) -> Any:
+        """Uniform between 0 and 1."""
         import tensorflow as tf
 
-        return tf.random.stateless_uniform(shape, self._next(), low, high)
+        size = math.prod(shape)
+        if size > POOL // 8:
+            return tf.random.stateless_uniform(shape, self._next())
+        if self._used + size > POOL:
+            self._pool, self._used = tf.random.stateless_uniform([POOL], self._next()), 0
+        self._used += size
+        return tf.reshape(self._pool[self._used - size : self._used], shape)
 
     def log_uniform(self, shape: Sequence[int], low: float, high: float) -> Any:
         """Uniform in the logarithm."""
         import tensorflow as tf
 
-        return low * (high / low) ** tf.random.stateless_uniform(shape, self._next())
+        return low * tf.exp(math.log(high / low) * self._unit(shape))
 
     def normal(self, shape: Sequence[int]) -> Any:
         """Standard normal."""
@@ -46,7 +63,7 @@ class Draws:
         """0 to count - 1."""
         import tensorflow as tf
 
-        return tf.random.stateless_uniform(shape, self._next(), 0, count, tf.int32)
+        return tf.minimum(tf.cast(count * self._unit(shape), tf.int32), count - 1)
 
     def chance(self, shape: Sequence[int], probability: float) -> Any:
         """True with this probability."""

@@ -8,7 +8,9 @@ image: so its spectrum is positive and noise can be drawn from it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -30,10 +32,20 @@ class GriddedFrames:
     def __init__(self, cycles: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], shape: tuple[int, int]) -> None:
         if len({len(cycle) for cycle in cycles}) != 1:
             raise ValueError(f"all cycles must have as many frames, not {', '.join(str(len(cycle)) for cycle in cycles)}")
+        import tensorflow as tf
+
         self.shape, self.cycle = shape, len(cycles[0])
         frames = [frame for cycle in cycles for frame in cycle]
-        self.kernels = np.stack([get(ToeplitzGram(points, shape, weights).kernel) for points, weights in frames]).astype(np.float32)
-        self.noise_roots = np.stack([_noise_root(get(ToeplitzGram(points, shape, weights**2).kernel)) for points, weights in frames])
+        with ThreadPoolExecutor(8) as pool:
+            spectra = list(pool.map(self._spectra, frames))
+        # Tensors of their own, not constants of the graphs that use them: those would be copied when a graph is made.
+        self._kernels, self._noise_roots = (tf.constant(np.stack(each)) for each in zip(*spectra, strict=True))
+
+    def _spectra(self, frame: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Of gridding, and of the root of the noise's covariance, float32 ``[2 y, 2 x]``."""
+        points, weights = frame
+        kernel = get(ToeplitzGram(points, self.shape, weights).kernel).astype(np.float32)
+        return kernel, _noise_root(get(ToeplitzGram(points, self.shape, weights**2).kernel))
 
     def __call__(self, draws: Draws, coil_images: Any, noise: Any) -> Any:
         """Gridded coil images ``[batch, frame, coil, y, x]`` of coil images of the same shape.
@@ -44,17 +56,16 @@ class GriddedFrames:
 
         batch, count = coil_images.shape[:2]
         first = draws.integers([batch, 1], self.cycle) + tf.range(count)
-        which = self.cycle * draws.integers([batch, 1], len(self.kernels) // self.cycle) + first % self.cycle
-        kernels = tf.gather(tf.constant(self.kernels), which)[:, :, None]
-        roots = tf.gather(tf.constant(self.noise_roots), which)[:, :, None]
+        which = self.cycle * draws.integers([batch, 1], self._kernels.shape[0] // self.cycle) + first % self.cycle
+        kernels = tf.gather(self._kernels, which)[:, :, None]
+        roots = tf.gather(self._noise_roots, which)[:, :, None]
         rows, columns = self.shape
         padded = tf.pad(coil_images, [[0, 0]] * 3 + [[0, rows], [0, columns]])
-        gridded = tf.signal.ifft2d(tf.signal.fft2d(padded) * tf.cast(kernels, tf.complex64))[..., :rows, :columns]
         wide = [*coil_images.shape[:3], 2 * rows, 2 * columns]
-        white = tf.complex(draws.normal(wide), draws.normal(wide))
         # Of variance 2 a pixel, and ifft2 divides by the number of pixels, where its root would make it unitary.
-        coloured = tf.signal.ifft2d(tf.cast(roots, tf.complex64) * white) * np.complex64(np.sqrt(2 * rows * columns))
-        return gridded + tf.cast(noise[:, None, None, None, None], tf.complex64) * coloured[..., :rows, :columns]
+        roots *= noise[:, None, None, None, None] * math.sqrt(2 * rows * columns)
+        white = tf.complex(roots * draws.normal(wide), roots * draws.normal(wide))
+        return tf.signal.ifft2d(tf.signal.fft2d(padded) * tf.cast(kernels, tf.complex64) + white)[..., :rows, :columns]
 
 
 def _noise_root(kernel: np.ndarray) -> np.ndarray:

@@ -103,7 +103,8 @@ def _virtual(images: Any) -> Any:
 
     batch, frames, coils = images.shape[:3]
     flat = tf.reshape(tf.transpose(images, [0, 2, 1, 3, 4]), [batch, coils, -1])
-    _, vectors = tf.linalg.eigh(tf.matmul(flat, flat, adjoint_b=True))
+    with tf.device("CPU:0"):  # ten by ten: a GPU's solver takes longer to start than a CPU to end
+        _, vectors = tf.linalg.eigh(tf.matmul(flat, flat, adjoint_b=True))
     turned = tf.matmul(tf.reverse(vectors, [-1]), flat, adjoint_a=True)
     return tf.transpose(tf.reshape(turned, [batch, coils, frames, *images.shape[3:]]), [0, 2, 1, 3, 4])
 
@@ -119,7 +120,7 @@ class AveragedImage(Task):
         import tensorflow as tf
 
         draws = Draws(seed)
-        objects = moving_objects(draws, batch, 1, self.frames.shape, self.anatomy, cuts=0.0)
+        objects = moving_objects(draws, batch, 1, self.frames.shape, self.anatomy, cuts=0.0, bright=0.4)
         image = tf.abs(self.frames(draws, objects[:, :, None], draws.log_uniform([batch], *self.noise)))[:, 0, 0, :, :, None]
         target = tf.abs(self.frames(draws, objects[:, :, None], tf.zeros([batch])))[:, 0, 0, :, :, None]
         shift, scale = min_max(image)

@@ -159,19 +159,6 @@ def test_whole_models(network: FastDVDnet, frames: np.ndarray, tmp_path: Path) -
     np.testing.assert_allclose(load_file(tmp_path / "served")(frames), 3 * frames)
 
 
-def test_onnx(frames: np.ndarray, tmp_path: Path) -> None:
-    """A model of one node, written by hand: y = x + x."""
-    pytest.importorskip("onnxruntime", reason="an extra")
-    onnx = pytest.importorskip("onnx", reason="only to write the model of this test")
-    value = onnx.helper.make_tensor_value_info
-    nodes = [onnx.helper.make_node("Add", ["x", "x"], ["y"])]
-    shape = ["b", "r", "c", 5]
-    graph = onnx.helper.make_graph(nodes, "twice", [value("x", 1, shape)], [value("y", 1, shape)])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, tmp_path / "twice.onnx")
-    np.testing.assert_allclose(load_file(tmp_path / "twice.onnx")(frames), 2 * frames)
-
-
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="does not exist"):
         load_file(tmp_path / "nothing.keras")
