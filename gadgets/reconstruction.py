@@ -386,7 +386,8 @@ def _espirit_maps(samples: Samples, shape: tuple[int, ...], spokes: int | None) 
     from recon.espirit import espirit
 
     block = cartesian_centre(samples.data, samples.trajectory, shape, dense_edge(spokes))
-    kernel = [min(6 if len(shape) == 2 else 4, n) for n in block.shape[1:]]
+    # Of a thin slab, a kernel of all partitions would fit anything.
+    kernel = [min(6 if len(shape) == 2 else 4, (n + 1) // 2) for n in block.shape[1:]]
     maps: np.ndarray = espirit(block, shape, block.shape[1:], kernel, rank=len(shape))
     return maps
 

@@ -191,7 +191,7 @@ class _BlockFit:
             found = fit_pixelwise(self.physical, part, np.ones(part.shape[1:], bool), scale=self.scale)
             parameters[:, span.first : span.last], deviation[:, span.first : span.last] = found.parameters, found.deviation
             self.volumes.release()
-        return settled(self.physical, parameters, deviation)
+        return settled(self.physical, images, parameters, deviation)
 
     def _evaluate(self) -> tuple[float, np.ndarray]:
         """Moves the parameters within their bounds; cost of the data there, and the norms of the derivatives `[unknown]`."""

@@ -21,7 +21,7 @@ from recon.quantitative.data_term import DataTerm, as_shared
 from recon.quantitative.lanes import Blocks, Times
 from recon.quantitative.linearised import Linearisation, PrimalDual, total
 from recon.quantitative.model import Map, ModelError, SignalModel
-from recon.quantitative.pixelwise import COMPILED, fit_pixelwise, map_deviations, with_fields
+from recon.quantitative.pixelwise import BATCH, COMPILED, fit_pixelwise, flat_fields, map_deviations, with_fields
 from recon.quantitative.real_unknowns import Components, covariance, gradient, normal_matrix
 from recon.quantitative.regularisers import build
 from recon.quantitative.settings import Settings
@@ -303,12 +303,15 @@ def start_values(model: SignalModel, images: np.ndarray) -> np.ndarray:
     Iterations would take long to level noise that the data do not hold on to.
     """
     fit = fit_pixelwise(model, images, np.ones(images.shape[1:], bool))
-    return settled(model, fit.parameters.copy(), fit.deviation)
+    return settled(fit.model, images, fit.parameters.copy(), fit.deviation)
 
 
-def settled(model: SignalModel, parameters: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Unknowns `[unknown, *voxels]`, changed in place: real ones whose deviation leaves them undetermined become their median."""
-    size = np.abs(parameters)
+def settled(model: SignalModel, images: np.ndarray, parameters: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Unknowns `[unknown, *voxels]`, changed in place: real ones whose deviation leaves them undetermined become their median.
+
+    A single amplitude is then fitted anew to the images: beside a short T2, that of noise is thousands of times the signal.
+    """
+    size, changed = np.abs(parameters), np.zeros(parameters.shape[1:], bool)
     amplitudes = [n for n, unknown in enumerate(model.unknowns) if unknown.amplitude]
     with np.errstate(invalid="ignore"):
         silent = (size[amplitudes] < _SIGNAL * deviation[amplitudes]).all(0) if amplitudes else np.zeros(parameters.shape[1:], bool)
@@ -317,4 +320,21 @@ def settled(model: SignalModel, parameters: np.ndarray, deviation: np.ndarray) -
             vague = silent | (deviation[n] > size[n] / 2) if unknown.lower >= 0 else silent
             if unknown.real and not vague.all():
                 parameters[n][vague] = np.median(parameters[n][~vague].real)
+                changed |= vague
+    if len(amplitudes) == 1:
+        _fit_amplitude(model, images, parameters, np.flatnonzero(changed), amplitudes[0])
     return parameters
+
+
+def _fit_amplitude(model: SignalModel, images: np.ndarray, parameters: np.ndarray, voxels: np.ndarray, row: int) -> None:
+    """The amplitude that fits the images best beside the other unknowns, in some voxels."""
+    flat, pixels, fields = parameters.reshape(len(parameters), -1), images.reshape(len(images), -1), flat_fields(model, images.shape[1:])
+    for first in range(0, len(voxels), BATCH):
+        index = voxels[first : first + BATCH]
+        unit = flat[:, index].copy()
+        unit[row] = 1
+        signal = np.asarray(with_fields(model, {name: field[..., index] for name, field in fields.items()})(unit))
+        power = np.maximum((np.abs(signal) ** 2).sum(0), np.finfo(signal.real.dtype).tiny)
+        best = (signal.conj() * pixels[:, index]).sum(0) / power
+        flat[row, index] = np.maximum(best.real, 0) if model.unknowns[row].real else best
+    parameters[row] = flat[row].reshape(parameters.shape[1:])

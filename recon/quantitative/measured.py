@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recon.quantitative import data_term
-from recon.quantitative.data_term import DataTerm
+from recon.quantitative.data_term import DataTerm, SharedGram, as_shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +102,17 @@ def stacked(terms: Sequence[DataTerm]) -> DataTerm:
     if len({tuple(term.rhs.shape) for term in terms}) > 1:
         raise ValueError(f"slices differ in shape: {', '.join(str(tuple(term.rhs.shape)) for term in terms)} ([contrast, *voxels])")
 
-    def each(x: Any) -> Any:
-        return tf.stack([term.gram(part) for term, part in zip(terms, tf.unstack(x, axis=1), strict=True)], 1)
+    grams = [as_shared(term.gram) for term in terms]
+    ends = np.cumsum([len(gram.operands) for gram in grams])
+
+    def each(x: Any, *operands: Any) -> Any:
+        own = [operands[end - len(gram.operands) : end] for gram, end in zip(grams, ends, strict=True)]
+        parts = zip(grams, tf.unstack(x, axis=1), own, strict=True)
+        return tf.stack([gram.apply(part, *few) for gram, part, few in parts], 1)
+
+    keys = tuple(gram.key for gram in grams)
+    key = None if None in keys else ("stacked", *keys)
+    gram = SharedGram(key, each, tuple(one for gram in grams for one in gram.operands), grams)
 
     def joined(name: str) -> Any:
         parts = [getattr(term, name) for term in terms]
@@ -113,7 +122,7 @@ def stacked(terms: Sequence[DataTerm]) -> DataTerm:
     bound, pointwise = joined("bound"), all(term.pointwise for term in terms)
     return DataTerm(
         tf.stack([term.rhs for term in terms], 1),
-        (lambda x: x * tf.cast(bound, x.dtype)) if pointwise else each,
+        (lambda x: x * tf.cast(bound, x.dtype)) if pointwise else gram,
         bound,
         joined("diagonal"),
         pointwise,

@@ -111,7 +111,7 @@ def fit_pixelwise(
     begin = np.where(np.isfinite(begin), begin, constants)  # a guess may divide by the signal of a voxel that has none
     chosen = np.flatnonzero(mask)
     size = min(batch, len(chosen))
-    fields = _flat_fields(model, voxels)
+    fields = flat_fields(model, voxels)
     run = _program(model, magnitude, len(chosen) > COMPILED or device.use_gpu() if compiled is None else compiled)
     flat_images, flat_begin = scaled.reshape(len(scaled), -1), begin.astype(dtype).reshape(len(begin), -1)
     count = len(model.unknowns)
@@ -193,7 +193,7 @@ def _check(model: SignalModel, images: np.ndarray, mask: np.ndarray | None, magn
     return mask
 
 
-def _flat_fields(model: SignalModel, voxels: tuple[int, ...]) -> dict[str, np.ndarray]:
+def flat_fields(model: SignalModel, voxels: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The model's fields with one voxel axis."""
     rank, size = len(voxels), math.prod(voxels)
     flat = {}
