@@ -130,7 +130,9 @@ def _pipe_one(points: np.ndarray, shape: tuple[int, ...], iterations: int) -> np
 
     grid = tuple(next_fast_len(2 * n) for n in shape)
     kind = "complex128" if points.dtype == np.float64 else "complex64"
-    options: dict[str, Any] = {"eps": 1e-6, "upsampfac": 2.0, "nthreads": 1, "spreadinterponly": 1, "dtype": kind, "showwarn": 0}
+    # 7 points wide, but no wider than half of the grid of a thin slab.
+    eps = 10.0 ** (1 - min(7, min(grid) // 2))
+    options: dict[str, Any] = {"eps": eps, "upsampfac": 2.0, "nthreads": 1, "spreadinterponly": 1, "dtype": kind, "showwarn": 0}
     kernel = finufft.Plan(1, grid, 1, **options)
     # The sum of the kernel over the grid turns K into a local average of unit area.
     kernel.setpts(*np.zeros((len(shape), 1), points.dtype))
