@@ -23,7 +23,7 @@ from recon.functionals.tgv import TGV, Image
 from recon.functionals.total_variation import TotalVariation
 from recon.functionals.wavelet import L1Wavelet
 from recon.namespace import namespace
-from recon.operators.cartesian_gram import CartesianGram
+from recon.operators.batched_gram import fast_gram
 from recon.operators.encoding import Encoding
 from recon.operators.fourier import Fourier
 from recon.operators.frames import Frames
@@ -105,7 +105,7 @@ def compressed_sensing(
         ValueError: the solver cannot treat the functional.
     """
     rhs = encoding.adjoint(_weigh(encoding, kspace))
-    gram = CartesianGram.of(encoding, rhs)
+    gram = fast_gram(encoding, rhs)
     chosen = solver or _solver(functional)
     if chosen == "primal_dual":
         return _primal_dual(encoding, _weigh(encoding, kspace), rhs, functional, iterations, tolerance)
@@ -165,7 +165,7 @@ def l1_wavelet(
     if larger == image_shape:
         return compressed_sensing(encoding, kspace, functional, iterations, tolerance=tolerance)
     crop = _Crop(image_shape, larger)
-    gram = CartesianGram.of(encoding, rhs)
+    gram = fast_gram(encoding, rhs)
     bound, target = largest_eigenvalue(encoding, gram, rhs), crop.adjoint(rhs)
 
     def gradient(x: Array) -> Array:

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.linalg
 from numpy.lib.stride_tricks import sliding_window_view
 
+from recon.blas import one_blas_thread
 from recon.fourier import ifftc
 
 _ROWS = 4096
@@ -30,6 +31,7 @@ def source_offsets(size: int, acceleration: int) -> np.ndarray:
     return np.arange(first, first + size) * acceleration
 
 
+@one_blas_thread()
 def calibrate(
     source: np.ndarray,
     target: np.ndarray | None = None,

@@ -16,6 +16,7 @@ import scipy.linalg
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import maximum_filter
 
+from recon.blas import one_blas_thread
 from recon.fourier import fftc, ifftc
 from recon.grappa import solve
 
@@ -151,6 +152,7 @@ class PatternKernels:
         ValueError: see `leave_gaps`; even kernel, calibration smaller than the kernel, without signal or not finite.
     """
 
+    @one_blas_thread()
     def __init__(
         self,
         calibration: np.ndarray,
@@ -197,6 +199,7 @@ class PatternKernels:
                     f"{place}; enlarge kernel_size, or leave such points 0 with leave_gaps=True (corners, partial Fourier)"
                 )
 
+    @one_blas_thread()
     def fill(self, kspace: np.ndarray) -> np.ndarray:
         """Put what the kernels predict in place of the missing samples.
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from recon.arrays import Array
+from recon.blas import one_blas_thread
 from recon.compressed_sensing import _number, _prepare, largest_eigenvalue
 from recon.fourier import fftc, ifftc
 from recon.functionals.low_rank import NuclearNorm, _singular_values
 from recon.functionals.norms import L1
 from recon.namespace import namespace
-from recon.operators.cartesian_gram import CartesianGram
+from recon.operators.batched_gram import fast_gram
 from recon.solvers.fista import fista
 
 
+@one_blas_thread()
 def low_rank_plus_sparse(
     kspace: Array,
     maps: Array,
@@ -46,7 +48,7 @@ def low_rank_plus_sparse(
     if not series or (trajectory is not None and np.ndim(trajectory) != 3):
         raise ValueError("low rank plus sparse needs frames: kspace [frame, coil, ...] and a trajectory or mask with an axis of frames")
     encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights)
-    gram, space = CartesianGram.of(encoding, rhs), namespace(rhs)
+    gram, space = fast_gram(encoding, rhs), namespace(rhs)
     spectral = space.max(_singular_values(space.reshape(rhs, (int(rhs.shape[0]), -1))))
     nuclear = NuclearNorm(low_rank * _number(spectral))
     peaks = L1(sparse * _number(space.max(space.abs(fftc(rhs, 0)))))

@@ -17,6 +17,7 @@ import numpy as np
 from recon import device
 from recon.arrays import Array
 from recon.namespace import namespace, times
+from recon.operators.batched_gram import BatchedGram, fast_gram
 from recon.operators.encoding import Encoding
 from recon.sense import _toeplitz_pays
 from recon.series_priors import SeriesPrior
@@ -104,17 +105,28 @@ class MovingWindow:
         if self._prior is None or not self._frames:
             raise ValueError("the window is empty: add a frame before it is solved")
         frames, prior, space = self._frames, self._prior, namespace(self._series)
+        normal, rhs = self._together(), space.stack([frame.rhs for frame in frames], 0)
 
         def gradient(series: Array) -> Array:
-            images = series.sum(0)
-            residual = space.stack([frame.normal(images[n]) - frame.rhs for n, frame in enumerate(frames)], 0)
-            return space.stack([residual] * prior.parts, 0)
+            residual = normal(series.sum(0)) - rhs
+            return residual[None] if prior.parts == 1 else space.stack([residual] * prior.parts, 0)
 
         # Of a sum of unknowns, each sees the whole gradient.
         bound = prior.parts * MARGIN * max(frame.largest for frame in frames)
         if bound > 0:
             self._series = fista(gradient, prior.prox, self._series, 1 / bound, iterations, tolerance)
         return device.get(self._series.sum(0))
+
+    def _together(self) -> Callable[[Array], Array]:
+        """(E_t^H E_t + damping) x_t of all frames: on a GPU, by convolution, all at once."""
+        frames, space = self._frames, namespace(self._series)
+        kernels = [frame.kernel for frame in frames]
+        if space is np or any(kernel is None for kernel in kernels):
+            return lambda images: space.stack([frame.normal(images[n]) for n, frame in enumerate(frames)], 0)
+        gram = BatchedGram(frames[-1].resident_maps, space.stack(kernels, 0))
+        damping = space.asarray([frame.damping for frame in frames], self._series.real.dtype)
+        damping = damping.reshape(-1, *(1,) * (self._series.ndim - 2))
+        return lambda images: gram(images) + damping * images
 
     def clear(self) -> None:
         """Forget all frames and images; the weights stay."""
@@ -161,12 +173,13 @@ class _Frame:
 
     def encode(self, maps: np.ndarray) -> None:
         """E^H y and E^H E with these maps."""
-        self.maps = maps
+        self.maps, self.resident_maps = maps, device.put(maps)
         toeplitz = _toeplitz_pays(self.trajectory, maps.shape[1:])
-        encoding = Encoding(device.put(maps), self.trajectory, weights=self.weights, toeplitz=toeplitz)
+        encoding = Encoding(self.resident_maps, self.trajectory, weights=self.weights, toeplitz=toeplitz)
         self.damping = self.relative_damping * encoding.mean_diagonal
         self.rhs = encoding.adjoint(encoding.weigh(self.kspace))
-        self._gram = encoding.gram
+        self.kernel = encoding.toeplitz.kernel_like(self.rhs) if encoding.toeplitz else None
+        self._gram = encoding.gram if isinstance(self.rhs, np.ndarray) else fast_gram(encoding, self.rhs)
 
     def normal(self, image: Array) -> Array:
         """(E^H E + damping) x."""

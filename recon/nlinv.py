@@ -11,14 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import scipy.fft
 
-from recon import nufft
+from recon import device, nufft
 from recon.arrays import Array, complex_dtype, is_tensor, like, real_dtype
+from recon.blas import one_blas_thread
 from recon.density import pipe_weights
+from recon.fourier import fft_module
+from recon.namespace import namespace
 from recon.operators import ToeplitzGram
+from recon.resident import call_resident
 from recon.solvers import conjugate_gradient
 from recon.waves import along_axes, waves
 
@@ -27,6 +32,7 @@ _CYCLES, _POWER = 12.0, 16
 _SMALLEST = 1e-5
 """Fourier coefficients of the maps whose weight lies below are left out."""
 
+Coils = int | slice
 _TOLERANCE = 1e-5
 """Of the NUFFT: errors grow by 1 / alpha in what the data do not determine."""
 
@@ -66,22 +72,33 @@ def nlinv(
     Raises:
         ValueError: shapes do not fit, values that are not finite, or no signal.
     """
-    if hasattr(kspace, "get"):  # CuPy: the work is done on the CPU, but for the NUFFT
-        image, maps = _nlinv(kspace.get(), trajectory, image_shape, mask, weights, newton_steps, reduction, cg_iterations, rank)
-        return like(image, kspace), like(maps, kspace)
-    if not is_tensor(kspace):
-        return _nlinv(np.asarray(kspace), trajectory, image_shape, mask, weights, newton_steps, reduction, cg_iterations, rank)
-    import tensorflow as tf
 
-    def run(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _nlinv(values, trajectory, image_shape, mask, weights, newton_steps, reduction, cg_iterations, rank)
+    coil_axis = -1 - (rank if image_shape is None else len(image_shape))
+    options = trajectory, image_shape, mask, weights, newton_steps, reduction, cg_iterations, rank
+
+    @one_blas_thread()
+    def solve(values: Array) -> Array:
+        """Image and maps side by side."""
+        image, maps = _nlinv(values, *options)
+        space = namespace(maps)
+        return space.concatenate([space.expand_dims(image, coil_axis), maps], coil_axis)
+
+    def run(values: Array) -> tuple[Array, Array]:
+        both = call_resident("nlinv", solve, values)
+        first: tuple[Any, ...] = (slice(None),) * (both.ndim + coil_axis)
+        at_image, at_maps = (first + (part,) for part in (0, slice(1, None)))  # noqa: RUF005
+        return both[at_image], both[at_maps]
+
+    if not is_tensor(kspace):
+        return run(kspace if hasattr(kspace, "get") else np.asarray(kspace))
+    import tensorflow as tf
 
     image, maps = tf.numpy_function(run, [kspace], [kspace.dtype] * 2)
     return image, maps
 
 
 def _nlinv(
-    kspace: np.ndarray,
+    kspace: Array,
     trajectory: np.ndarray | None,
     image_shape: Sequence[int] | None,
     mask: np.ndarray | None,
@@ -90,16 +107,17 @@ def _nlinv(
     reduction: float,
     cg_iterations: int,
     rank: int,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Array, Array]:
     if newton_steps < 1 or cg_iterations < 1 or not 0 < reduction < 1:
         raise ValueError(
             f"nlinv: {newton_steps} Newton steps, {cg_iterations} CG iterations, reduction {reduction}; expected at least 1, 1 and "
             "a factor between 0 and 1"
         )
     kspace = kspace.astype(complex_dtype(kspace), copy=False)
-    if not np.isfinite(kspace).all():
+    space = namespace(kspace)
+    if not bool(space.isfinite(kspace).all()):
         raise ValueError("nlinv: k-space holds values that are not finite")
-    problem: Callable[[np.ndarray], Problem]
+    problem: Callable[[Array], Problem]
     if trajectory is None:
         if weights is not None or image_shape is not None:
             raise ValueError("nlinv: weights and an image shape need a trajectory")
@@ -112,37 +130,37 @@ def _nlinv(
         raise ValueError(f"nlinv: k-space of shape {kspace.shape}, expected [..., coil, *{outer - 1} axes]")
     batch = kspace.shape[: kspace.ndim - outer]
     solved = [_Inversion(*problem(kspace[index])).solve(newton_steps, reduction, cg_iterations) for index in np.ndindex(*batch)]
-    images, maps = (np.stack(values) for values in zip(*solved, strict=True))
+    images, maps = (space.stack(values) for values in zip(*solved, strict=True))
     return images.reshape(*batch, *images.shape[1:]), maps.reshape(*batch, *maps.shape[1:])
 
 
-Problem = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]
+Problem = tuple[Array, Callable[[Array], Array]]
 """F^H y `[coil, *shape]` and the map of an image to F^H F of it, both over the mean diagonal of F^H F."""
 
 
-def _on_grid(kspace: np.ndarray, mask: np.ndarray | None) -> Problem:
+def _on_grid(kspace: Array, mask: np.ndarray | None) -> Problem:
     shape = kspace.shape[1:]
     axes = tuple(range(-len(shape), 0))
-    sampled = (kspace != 0).any(axis=0) if mask is None else np.asarray(mask) != 0
+    sampled = device.get((kspace != 0).any(axis=0)) if mask is None else np.asarray(mask) != 0
     try:
         sampled = np.broadcast_to(sampled, shape)
     except ValueError:
         raise ValueError(f"nlinv: a mask of shape {sampled.shape} does not fit k-space of shape {kspace.shape}") from None
-    unit = sampled.mean() or 1.0
+    unit = float(sampled.mean()) or 1.0
+    real, (fft, options) = real_dtype(kspace.dtype), fft_module(kspace)
     # Centring shifts image and k-space alike, and a shift passes through a convolution.
-    kernel = scipy.fft.ifftshift(sampled / unit).astype(real_dtype(kspace.dtype))
-    images = scipy.fft.ifftn(scipy.fft.ifftshift(kspace * sampled, axes), axes=axes, norm="ortho")
+    kernel = like(scipy.fft.ifftshift(sampled / unit).astype(real), kspace)
+    images = fft.ifftn(fft.ifftshift(kspace * like(sampled, kspace), axes), axes=axes, norm="ortho")
 
-    def gram(image: np.ndarray) -> np.ndarray:
-        filtered: np.ndarray = scipy.fft.ifftn(kernel * scipy.fft.fftn(image, axes=axes), axes=axes, overwrite_x=True)
-        return filtered
+    def gram(image: Array) -> Array:
+        return fft.ifftn(kernel * fft.fftn(image, axes=axes), axes=axes, **options)
 
-    return scipy.fft.fftshift(images, axes) / real_dtype(kspace.dtype).type(unit), gram
+    return fft.fftshift(images, axes) / real.type(unit), gram
 
 
 def _off_grid(
     trajectory: np.ndarray, image_shape: Sequence[int] | None, weights: np.ndarray | None, dtype: np.dtype
-) -> Callable[[np.ndarray], Problem]:
+) -> Callable[[Array], Problem]:
     if image_shape is None or trajectory.ndim != 2 or trajectory.shape[1] != len(image_shape):
         raise ValueError(
             f"nlinv: trajectory of shape {trajectory.shape} and image shape {image_shape}; expected [sample, axis], views and samples "
@@ -157,11 +175,11 @@ def _off_grid(
     density = density * (math.prod(shape) / density.sum())
     convolve = ToeplitzGram(trajectory, shape, density)
 
-    def problem(kspace: np.ndarray) -> Problem:
+    def problem(kspace: Array) -> Problem:
         if kspace.shape[-1] != len(trajectory):
             raise ValueError(f"nlinv: k-space of shape {kspace.shape} does not fit a trajectory of shape {trajectory.shape}")
         plan = nufft.plan(trajectory, shape, _TOLERANCE, dtype)
-        return plan.adjoint(kspace * density.astype(real_dtype(dtype))), convolve
+        return plan.adjoint(kspace * like(density.astype(real_dtype(dtype)), kspace)), convolve
 
     return problem
 
@@ -169,8 +187,9 @@ def _off_grid(
 class _Inversion:
     """One slice: the state is the image and, coil by coil, the weighted Fourier coefficients of its map, in one vector."""
 
-    def __init__(self, images: np.ndarray, gram: Callable[[np.ndarray], np.ndarray]) -> None:
-        power = float(np.linalg.norm(images))
+    def __init__(self, images: Array, gram: Callable[[Array], Array]) -> None:
+        self.space = namespace(images)
+        power = float(self.space.linalg.norm(images))
         if power == 0:
             raise ValueError("nlinv: the data are zero")
         self.shape = images.shape[1:]
@@ -178,15 +197,14 @@ class _Inversion:
         self.images = images * real_dtype(images.dtype).type(self.scale)
         self.gram = gram
         degrees = [min(math.floor(_reach()), (n - 1) // 2) for n in self.shape]
-        self.waves = [
-            waves(n, d, images.dtype) / real_dtype(images.dtype).type(math.sqrt(n)) for n, d in zip(self.shape, degrees, strict=True)
-        ]
-        self.back = [wave.conj().T.copy() for wave in self.waves]
+        smooth = [waves(n, d, images.dtype) / real_dtype(images.dtype).type(math.sqrt(n)) for n, d in zip(self.shape, degrees, strict=True)]
+        self.waves = [like(wave, images) for wave in smooth]
+        self.back = [like(wave.conj().T.copy(), images) for wave in smooth]
         squares = np.meshgrid(*((np.arange(-d, d + 1) / _CYCLES) ** 2 for d in degrees), indexing="ij")
-        self.weights = ((1 + np.sum(squares, axis=0)) ** -_POWER).astype(real_dtype(images.dtype))
+        self.weights = like(((1 + np.sum(squares, axis=0)) ** -_POWER).astype(real_dtype(images.dtype)), images)
 
-    def solve(self, steps: int, reduction: float, cg_iterations: int) -> tuple[np.ndarray, np.ndarray]:
-        start = np.zeros(math.prod(self.shape) + len(self.images) * self.weights.size, self.images.dtype)
+    def solve(self, steps: int, reduction: float, cg_iterations: int) -> tuple[Array, Array]:
+        start = self.space.zeros(math.prod(self.shape) + len(self.images) * self.weights.size, self.images.dtype)
         start[: math.prod(self.shape)] = 1
         state, alpha = start.copy(), 1.0
         for _ in range(steps):
@@ -194,51 +212,52 @@ class _Inversion:
             alpha *= reduction
         image, coefficients = self._split(state)
         maps = self._maps(coefficients)
-        norm = np.sqrt((maps.real**2 + maps.imag**2).sum(0))
-        return image * norm / norm.dtype.type(self.scale), maps / np.maximum(norm, np.finfo(norm.dtype).tiny)
+        norm = self.space.sqrt((maps.real**2 + maps.imag**2).sum(0))
+        return image * norm / norm.dtype.type(self.scale), maps / self.space.maximum(norm, np.finfo(norm.dtype).tiny)
 
-    def _step(self, state: np.ndarray, start: np.ndarray, alpha: float, cg_iterations: int) -> np.ndarray:
+    def _step(self, state: Array, start: Array, alpha: float, cg_iterations: int) -> Array:
         """(DF^H DF + alpha)^-1 (DF^H (y - F(x)) + alpha (x_0 - x))."""
         image, coefficients = self._split(state)
         maps = self._maps(coefficients)
 
-        def normal(change: np.ndarray) -> np.ndarray:
+        def normal(change: Array) -> Array:
             d_image, d_coefficients = self._split(change)
 
-            def one(coil: int) -> Array:
-                return self.gram(d_image * maps[coil] + image * self._maps(d_coefficients[coil]))
+            def some(coils: Coils) -> Array:
+                return self.gram(d_image * maps[coils] + image * self._maps(d_coefficients[coils]))
 
-            applied: np.ndarray = self._derivative_adjoint(image, maps, one) + alpha * change
-            return applied
+            return self._derivative_adjoint(image, maps, some) + alpha * change
 
-        def residual(coil: int) -> Array:
-            return self.images[coil] - self.gram(image * maps[coil])
+        def residual(coils: Coils) -> Array:
+            return self.images[coils] - self.gram(image * maps[coils])
 
         right = self._derivative_adjoint(image, maps, residual) + alpha * (start - state)
-        solution: np.ndarray = conjugate_gradient(normal, right, cg_iterations, 1e-2)
-        return solution
+        return conjugate_gradient(normal, right, cg_iterations, 1e-2)
 
-    def _derivative_adjoint(self, image: np.ndarray, maps: np.ndarray, coil_image: Callable[[int], Array]) -> np.ndarray:
+    def _derivative_adjoint(self, image: Array, maps: Array, coil_images: Callable[[Coils], Array]) -> Array:
         """The adjoint of the derivative, without F^H, of coil images that are computed here, coils side by side."""
-        result = np.empty(image.size + len(maps) * self.weights.size, image.dtype)
-        parts = np.empty_like(maps)
+        result = self.space.empty(image.size + len(maps) * self.weights.size, image.dtype)
+        parts = self.space.empty_like(maps)
         total, coefficients = self._split(result)
         conjugate = image.conj()
 
-        def one(coil: int) -> None:
-            values = coil_image(coil)
-            np.multiply(maps[coil].conj(), values, out=parts[coil])
-            coefficients[coil] = self.weights * along_axes(self.back, conjugate * values)
+        def some(coils: Coils) -> None:
+            values = coil_images(coils)
+            parts[coils] = maps[coils].conj() * values
+            coefficients[coils] = self.weights * along_axes(self.back, conjugate * values)
 
-        nufft.run_each(one, len(maps))
-        parts.sum(0, out=total)
+        if self.space is np:
+            nufft.run_each(some, len(maps))
+        else:
+            some(slice(None))  # many small kernels would take longer to queue than to run
+        total[...] = parts.sum(0)
         return result
 
-    def _maps(self, coefficients: np.ndarray) -> np.ndarray:
+    def _maps(self, coefficients: Array) -> Array:
         """Maps `[..., *shape]` of their coefficients."""
         return along_axes(self.waves, self.weights * coefficients)
 
-    def _split(self, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _split(self, vector: Array) -> tuple[Array, Array]:
         """Image `[*shape]` and coefficients `[coil, *degrees]` as views of a state."""
         pixels = math.prod(self.shape)
         return vector[:pixels].reshape(self.shape), vector[pixels:].reshape(-1, *self.weights.shape)

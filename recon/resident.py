@@ -12,6 +12,7 @@ import numpy as np
 
 from recon import device
 from recon.arrays import Array
+from recon.blas import one_blas_thread
 from recon.gpu_plans import null_stream
 from recon.operators.gpu_convolution import as_memory_error
 
@@ -22,10 +23,11 @@ Options = ParamSpec("Options")
 def resident(function: Callable[Options, Array]) -> Callable[Options, Array]:
     """Let a reconstruction `function(kspace, maps, ...)` or `function(kspace, ...)` that takes CuPy arrays compute on the GPU in use.
 
-    What does not fit there is computed on the CPU, with a warning.
+    What does not fit there is computed on the CPU, with a warning. BLAS has one thread meanwhile (`recon.blas`).
     """
 
     @wraps(function)
+    @one_blas_thread()
     def wrapper(*args: Options.args, **options: Options.kwargs) -> Array:
         arrays = list(takewhile(lambda array: isinstance(array, np.ndarray), args[:2]))
         if not arrays:

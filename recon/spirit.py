@@ -9,6 +9,7 @@ import numpy as np
 
 from recon import device
 from recon.arrays import Array, is_tensor, like
+from recon.blas import one_blas_thread
 from recon.fourier import fftc, ifftc
 from recon.namespace import namespace
 from recon.operators.linear import LinearOperator
@@ -73,6 +74,7 @@ class SpiritConsistency(_CoilMatrices):
         super().__init__(space.ascontiguousarray(matrices.astype(kernel.dtype)))
 
 
+@one_blas_thread()
 def calibrate(calibration: np.ndarray, kernel_size: int | Sequence[int] = 5, regularisation: float = 0.01) -> np.ndarray:
     """The kernel that predicts each sample from its neighbours, by least squares over a fully sampled region.
 

@@ -61,6 +61,9 @@ class L1Wavelet(Functional):
 
     def prox(self, x: Array, step: Any = 1.0) -> Array:
         def shrink(image: Array) -> Array:
+            if hasattr(image, "get") and isinstance(self.functional.weight, float):
+                nested = self.operator.nested(image)
+                return self.operator.nested(self.functional.prox(nested, step), inverse=True)
             return self.operator.adjoint(self.functional.prox(self.operator(image), step))
 
         return self._shift.around(shrink, x)

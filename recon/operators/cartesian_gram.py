@@ -22,14 +22,16 @@ class CartesianGram(LinearOperator):
 
     Args:
         encoding: Cartesian, of one set of maps, with a mask that is the same for all coils and frames.
+        axes: to transform; None for those on which the mask depends.
     """
 
-    def __init__(self, encoding: Encoding) -> None:
+    def __init__(self, encoding: Encoding, axes: tuple[int, ...] | None = None) -> None:
         self.encoding = encoding
         shape = encoding.image_shape
         mask = getattr(encoding.fourier, "mask", None)
         square = np.broadcast_to(1.0 if mask is None else np.abs(np.asarray(mask, float)) ** 2, shape)
-        self.axes = tuple(axis for axis in range(-len(shape), 0) if np.ptp(square, axis=axis).any())
+        needed = tuple(axis for axis in range(-len(shape), 0) if np.ptp(square, axis=axis).any())
+        self.axes = needed if axes is None else axes
         self._square = scipy.fft.ifftshift(square, self.axes)
         self._cast: dict[Any, np.ndarray] = {}
 
@@ -41,10 +43,7 @@ class CartesianGram(LinearOperator):
         return CartesianGram(encoding) if isinstance(like, np.ndarray) and _fits(encoding) else encoding.gram
 
     def forward(self, x: Array) -> Array:
-        dtype = real_dtype(complex_dtype(x))
-        if dtype not in self._cast:
-            self._cast[dtype] = np.ascontiguousarray(self._square, dtype)
-        square = self._cast[dtype]
+        square = self.square(real_dtype(complex_dtype(x)))
 
         def convolve(image: np.ndarray) -> np.ndarray:
             if not self.axes:
@@ -59,12 +58,21 @@ class CartesianGram(LinearOperator):
         result: np.ndarray = np.stack([_coil_by_coil(convolve, image, self.encoding.maps) for image in images]).reshape(x.shape)
         return result
 
+    def square(self, dtype: np.dtype) -> np.ndarray:
+        """The squared mask `[*image_shape]`, shifted as the transform has it."""
+        if dtype not in self._cast:
+            self._cast[dtype] = np.ascontiguousarray(self._square, dtype)
+        return self._cast[dtype]
+
     def adjoint(self, y: Array) -> Array:
         return self.forward(y)
 
 
-def _fits(encoding: LinearOperator) -> TypeGuard[Encoding]:
-    if not isinstance(encoding, Encoding) or not isinstance(encoding.fourier, Fourier) or not isinstance(encoding.maps, np.ndarray):
+def _fits(encoding: LinearOperator, anywhere: bool = False) -> TypeGuard[Encoding]:
+    """Whether `CartesianGram` can stand for the Gram operator; `anywhere`: of CuPy maps, too."""
+    if not isinstance(encoding, Encoding) or not isinstance(encoding.fourier, Fourier):
+        return False
+    if not anywhere and not isinstance(encoding.maps, np.ndarray):
         return False
     mask, shape = encoding.fourier.mask, encoding.image_shape
     one_set = encoding.maps.ndim == len(shape) + 1

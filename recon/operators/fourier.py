@@ -108,18 +108,7 @@ class ToeplitzGram(LinearOperator):
     def forward(self, x: Array) -> Array:
         if is_tensor(x):
             return convolve_tensor(x, self.kernel_like(x))
-        fft, options = fft_module(x)
-        kernel = self.kernel_like(x)
-        axes = range(-len(self.image_shape), 0)
-        # Zeros need no transform: an axis is padded when its turn comes, and cropped as soon as it is done. The last axis,
-        # contiguous in memory, comes while the others are long.
-        for axis in axes:
-            x = fft.fft(x, 2 * self.image_shape[axis], axis)
-        x *= kernel
-        for axis in reversed(axes):
-            inside = (..., slice(self.image_shape[axis]), *[slice(None)] * (-1 - axis))
-            x = fft.ifft(x, axis=axis, **options)[inside]
-        return x
+        return convolve(x, self.kernel_like(x), len(self.image_shape))
 
     def adjoint(self, y: Array) -> Array:
         return self.forward(y)
@@ -142,6 +131,26 @@ class ToeplitzGram(LinearOperator):
 
         with tf.init_scope():  # outlives the graph that may be under construction
             return tf.constant(host)
+
+
+def convolve(x: Array, kernel: Array, rank: int) -> Array:
+    """Convolve NumPy or CuPy `[..., *image_shape]` with kernels given by their real Fourier transforms on grids of twice the size.
+
+    Args:
+        x: of `rank` image axes.
+        kernel: of the kind and precision of `x`, broadcast against `[..., *doubled]`.
+    """
+    fft, options = fft_module(x)
+    shape, axes = x.shape[x.ndim - rank :], range(-rank, 0)
+    # Zeros need no transform: an axis is padded when its turn comes, and cropped as soon as it is done. The last axis,
+    # contiguous in memory, comes while the others are long.
+    for axis in axes:
+        x = fft.fft(x, 2 * shape[axis], axis)
+    x *= kernel
+    for axis in reversed(axes):
+        inside = (..., slice(shape[axis]), *[slice(None)] * (-1 - axis))
+        x = fft.ifft(x, axis=axis, **options)[inside]
+    return x
 
 
 def convolve_tensor(x: Any, kernel: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from recon.arrays import Array, matched
+from recon.cache import ArrayKey, Cache
 from recon.operators.linear import LinearOperator
 from recon.operators.shapes import check_fit
 
@@ -57,23 +58,10 @@ class OffResonance(LinearOperator):
         field_map, times = _check("field_map", field_map), _check("times", times)
         if segments is not None and segments < 1:
             raise ValueError(f"segments must be at least 1, not {segments}")
-        frequencies, weights = _histogram(field_map, np.ptp(times))
-        probes = np.linspace(times.min(), times.max(), _PROBES)
-        for count in _candidates(np.ptp(field_map) * np.ptp(times)) if segments is None else [segments]:
-            centres = _centres(times, count)
-            self.error = _error(frequencies, weights, centres, probes)
-            if self.error <= tolerance or segments is not None:
-                break
-        else:
-            raise ValueError(
-                f"{_MOST} segments do not reach the tolerance of {tolerance:.1e}: B0 spans {np.ptp(field_map):.3g} Hz (is it in Hz?) "
-                f"and the times {np.ptp(times):.3g} s (are they in s?)"
-            )
-        self.fourier, self.segments = fourier, len(centres)
-        unique, inverse = np.unique(times, return_inverse=True)
-        interpolators = _interpolators(frequencies, weights, centres, unique)
-        self.interpolators = interpolators[:, inverse.reshape(times.shape)]
-        self.phasors = np.exp(-2j * np.pi * np.multiply.outer(centres, field_map))
+        key = (ArrayKey(field_map), ArrayKey(times), segments, tolerance)
+        found = _kept.get(key, lambda: _Segments(field_map, times, segments, tolerance))
+        self.fourier, self.segments, self.error = fourier, len(found.phasors), found.error
+        self.interpolators, self.phasors = found.interpolators, found.phasors
 
     def forward(self, x: Array) -> Array:
         check_fit("field_map", self.phasors.shape[1:], x, "the image")
@@ -94,6 +82,33 @@ class OffResonance(LinearOperator):
     def _timed(kspace: Array, interpolator: np.ndarray) -> Array:
         check_fit("times", interpolator.shape, kspace, "k-space")
         return kspace * matched(interpolator, kspace)
+
+
+class _Segments:
+    """Phases `[segment, *image_shape]` and interpolators `[segment, *times]` for one field map; kept for the frames to come."""
+
+    def __init__(self, field_map: np.ndarray, times: np.ndarray, segments: int | None, tolerance: float) -> None:
+        frequencies, weights = _histogram(field_map, np.ptp(times))
+        probes = np.linspace(times.min(), times.max(), _PROBES)
+        for count in _candidates(np.ptp(field_map) * np.ptp(times)) if segments is None else [segments]:
+            centres = _centres(times, count)
+            self.error = _error(frequencies, weights, centres, probes)
+            if self.error <= tolerance or segments is not None:
+                break
+        else:
+            raise ValueError(
+                f"{_MOST} segments do not reach the tolerance of {tolerance:.1e}: B0 spans {np.ptp(field_map):.3g} Hz (is it in Hz?) "
+                f"and the times {np.ptp(times):.3g} s (are they in s?)"
+            )
+        unique, inverse = np.unique(times, return_inverse=True)
+        interpolators = _interpolators(frequencies, weights, centres, unique)
+        self.interpolators = interpolators[:, inverse.reshape(times.shape)]
+        self.phasors: np.ndarray = np.exp(-2j * np.pi * np.multiply.outer(centres, field_map))
+        for array in (self.interpolators, self.phasors):
+            array.setflags(write=False)
+
+
+_kept: Cache[_Segments] = Cache(8)
 
 
 def _check(name: str, values: np.ndarray) -> np.ndarray:

@@ -9,8 +9,10 @@ import numpy as np
 from recon import device
 from recon.arrays import Array, complex_dtype, is_tensor, matched
 from recon.cache import ArrayKey, Cache
+from recon.namespace import namespace
+from recon.operators.batched_gram import WORKSPACE
 from recon.operators.encoding import _coil_by_coil
-from recon.operators.fourier import ToeplitzGram
+from recon.operators.fourier import ToeplitzGram, convolve
 from recon.operators.linear import LinearOperator
 from recon.operators.off_resonance import _BINS, _MOST, _PROBES, _candidates, _centres, _check, _error, _interpolators
 from recon.operators.sensitivity import Sensitivity
@@ -34,6 +36,8 @@ class TimeSegments:
         self.convolutions = [ToeplitzGram(trajectory, shape, scale * interpolator) for interpolator in interpolators]
         self._phasors: np.ndarray = np.exp(-2j * np.pi * np.multiply.outer(self.centres, field_map))
         self._single: np.ndarray = self._phasors.astype(np.complex64)
+        for phasors in (self._phasors, self._single):
+            phasors.setflags(write=False)
 
     def phasors(self, x: Array) -> np.ndarray:
         """exp(-i 2 pi B0 t_l) `[segment, *image]` in the precision of `x`."""
@@ -100,12 +104,29 @@ class OffResonanceGram(LinearOperator):
 
     def forward(self, x: Array) -> Array:
         phasors = self.segments.phasors(x)
-        if is_tensor(x) or not isinstance(x, np.ndarray):
+        if hasattr(x, "get"):
+            return self._on_gpu(x, device.put(phasors))  # read-only: copied there once
+        if is_tensor(x):
             return self.sensitivity.adjoint(self._convolve([matched(phasor, x) for phasor in phasors])(self.sensitivity(x)))
         shape = phasors.shape[1:]
         images = x.reshape(-1, *shape)
         convolve = self._convolve(list(phasors))
         return np.stack([_coil_by_coil(convolve, image, self.maps) for image in images]).reshape(x.shape)
+
+    def _on_gpu(self, x: Array, phasors: Array) -> Array:
+        """The same for CuPy images, as many segments at once as fit: queueing many small kernels takes longer than they do."""
+        rank = phasors.ndim - 1
+        kernels = [convolution.kernel_like(x) for convolution in self.segments.convolutions]
+        coil_images = self.sensitivity(x)
+        at_once = max(1, WORKSPACE // (2**rank * coil_images.nbytes))
+        total = None
+        for start in range(0, len(kernels), at_once):
+            kernel = namespace(x).stack(kernels[start : start + at_once])
+            lead = (slice(None), *[None] * (coil_images.ndim - rank))
+            phasor = phasors[start : start + at_once][lead]
+            part = (convolve(coil_images * phasor, kernel[lead], rank) * phasor.conj()).sum(0)
+            total = part if total is None else total + part
+        return self.sensitivity.adjoint(total)
 
     def _convolve(self, phasors: list[Array]) -> Callable[[Array], Array]:
         def conjugated(phasor: Array) -> Array:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from recon.arrays import Array, concatenate, reshape
 from recon.operators.linear import LinearOperator
-from recon.wavelets import Coefficients, analysis, check_level, wavedec, wavedec_adjoint, waverec
+from recon.wavelets import Coefficients, analysis, analysis_transposed, check_level, wavedec, wavedec_adjoint, waverec
 
 
 class Wavelet(LinearOperator):
@@ -62,6 +63,22 @@ class Wavelet(LinearOperator):
     def inverse(self, y: Array) -> Array:
         """The image `[..., *image_shape]` with these coefficients `[..., count]`."""
         return waverec(self.unpack(y), self.wavelet, self.mode, self.axes, self.image_shape)
+
+    def nested(self, x: Array, inverse: bool = False) -> Array:
+        """`forward` of an array, or its adjoint, with the coefficients in the place of pixels (Mallat's order) instead of side by side.
+
+        Of transforms that are `orthonormal` only. On a GPU the copies of `pack` and `unpack` would take longer than the transform.
+        """
+        result = x.copy()
+        for level in reversed(range(self.level)) if inverse else range(self.level):
+            sizes = [n >> level for n in self.image_shape]
+            inside: tuple[Any, ...] = (..., *map(slice, sizes))
+            block = result[inside]
+            for axis, n in zip(self.axes, sizes, strict=True):
+                matrix = (analysis_transposed if inverse else analysis)(n, self.wavelet, self.mode)
+                block = matrix.apply(block, axis)
+            result[inside] = block
+        return result
 
     def pack(self, coefficients: Coefficients) -> Array:
         """Put coefficients as from `recon.wavelets.wavedec` side by side, `[..., count]`."""

@@ -162,3 +162,16 @@ def test_errors_name_the_argument(call: Any, message: str) -> None:
 def test_unknown_sizes_in_a_graph_are_refused(tf: Any) -> None:
     with pytest.raises(ValueError, match="must be known"):
         tf.function(lambda x: dwt(x, "haar"), input_signature=[tf.TensorSpec([None, 8], tf.float32)])(tf.zeros([8, 8]))
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (3, 16, 32)])
+@pytest.mark.parametrize("wavelet", ["haar", "db2"])
+def test_nested_coefficients_are_the_same_in_another_order(shape: tuple[int, ...], wavelet: str) -> None:
+    x = random_complex(shape, 1, "complex128")
+    operator = Wavelet(shape[-2:], wavelet, level=2)
+    nested = operator.nested(x)
+    expected = operator(x).reshape(*shape[:-2], -1)
+    found = nested.reshape(*shape[:-2], -1)
+    assert np.allclose(np.sort(np.abs(found), -1), np.sort(np.abs(expected), -1), atol=1e-12)
+    assert np.allclose(nested[..., : shape[-2] // 4, : shape[-1] // 4].ravel(), expected[..., : operator.approximations].ravel())
+    assert relative_error(x, operator.nested(nested, inverse=True)) < 1e-12
