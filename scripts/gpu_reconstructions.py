@@ -1,4 +1,7 @@
-"""Reconstructions and coil maps on a GPU: times, floors, and the CPU's results. Part of `scripts/gpu_check.py`."""
+"""Reconstructions and coil maps on a GPU: times, floors, and the CPU's results. Part of `scripts/gpu_check.py`.
+
+python scripts/gpu_reconstructions.py RESULT.json     # what it wrote, as a table of Markdown
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from recon.phantoms import birdcage_coils, moving_heart, shepp_logan
 from recon.spirit import spirit
 from recon.trajectory import radial_trajectory
 
-PATIENCE_S = 1.5
+PATIENCE_S = 0.5
 """So long a job is repeated at most."""
 
 
@@ -130,10 +133,10 @@ def reconstructions(sizes: Sizes, seed: int | None = 0) -> dict[str, Job]:
     return {
         **_field(sizes),
         **_windows(heart),
-        **_cartesian(grid, sizes, seed),
-        **_series(heart, seed),
         **_maps(grid, heart),
         **_kspace(grid),
+        **_cartesian(grid, sizes, seed),
+        **_series(heart, seed),
     }
 
 
@@ -339,3 +342,24 @@ def from_tensor(job: Job) -> dict[str, Any]:
     with device.on_cpu():
         expected = job.function(*job.arrays)
     return {"worst": relative_error(expected, job.function(*map(tf.constant, job.arrays))), "bound": job.bound}
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """The section `reconstructions` as a table."""
+    lines = [
+        "| task | resident / NumPy, ms | floor: MB / GFLOP | ms | CPU of that machine, first run, ms | difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, value in found.items():
+        times = " / ".join(f"{value[kind]['ms']:.3g}" if kind in value else "" for kind in ("resident", "numpy"))
+        floor = f"{value['MB']:.3g} / {value['GFLOP']:.3g} | {value['floor_bytes_ms']:.2g} / {value['floor_flops_ms']:.2g}"
+        lines.append(f"| {name} | {times} | {floor} | {value['cpu_first_ms']} | {value['worst']:.1g} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+    from pathlib import Path
+
+    print(table(json.loads(Path(sys.argv[1]).read_text())["reconstructions"]))

@@ -55,6 +55,7 @@ def test_reconstructions(check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert value["floor_bytes_ms"] > 0
         assert value["numpy"]["ms"] > 0
     assert found["l1_wavelet_50"]["resident"]["difference"] < 1e-3
+    assert len(check.gpu_reconstructions.table(found).splitlines()) == 22
 
 
 def test_tensors(check: Any) -> None:
