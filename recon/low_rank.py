@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from recon.arrays import Array
-from recon.blas import one_blas_thread
 from recon.compressed_sensing import _number, _prepare, largest_eigenvalue
 from recon.fourier import fftc, ifftc
 from recon.functionals.low_rank import NuclearNorm, _singular_values
 from recon.functionals.norms import L1
 from recon.namespace import namespace
 from recon.operators.batched_gram import fast_gram
+from recon.resident import resident
 from recon.solvers.fista import fista
 
 
-@one_blas_thread()
 def low_rank_plus_sparse(
     kspace: Array,
     maps: Array,
@@ -47,6 +46,23 @@ def low_rank_plus_sparse(
     series = np.ndim(kspace) - np.ndim(maps) + (0 if trajectory is None else np.ndim(maps) - 2) == 1
     if not series or (trajectory is not None and np.ndim(trajectory) != 3):
         raise ValueError("low rank plus sparse needs frames: kspace [frame, coil, ...] and a trajectory or mask with an axis of frames")
+    both = _both(kspace, maps, trajectory, mask, weights, low_rank, sparse, iterations, tolerance)
+    return both[0], both[1]
+
+
+@resident
+def _both(
+    kspace: Array,
+    maps: Array,
+    trajectory: np.ndarray | None,
+    mask: np.ndarray | None,
+    weights: np.ndarray | None,
+    low_rank: float,
+    sparse: float,
+    iterations: int,
+    tolerance: float,
+) -> Array:
+    """L and S, `[2, frame, *image]`."""
     encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights)
     gram, space = fast_gram(encoding, rhs), namespace(rhs)
     spectral = space.max(_singular_values(space.reshape(rhs, (int(rhs.shape[0]), -1))))
@@ -63,5 +79,4 @@ def low_rank_plus_sparse(
     # The sum of two variables: twice the largest eigenvalue.
     bound = 2 * largest_eigenvalue(encoding, gram, rhs)
     start = space.stack([space.zeros_like(rhs)] * 2, 0)
-    both = fista(gradient, prox, start, 1 / bound, iterations, tolerance)
-    return both[0], both[1]
+    return fista(gradient, prox, start, 1 / bound, iterations, tolerance)

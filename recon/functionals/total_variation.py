@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recon.arrays import Array
+from recon.arrays import Array, is_tensor
 from recon.functionals.base import Functional
 from recon.functionals.composed import Composed
 from recon.functionals.norms import L1, GroupL2
@@ -21,14 +21,36 @@ class Differences(LinearOperator):
     """
 
     def __init__(self, axes: Sequence[int]) -> None:
+        self.axes = tuple(axes)
         self.parts = [FiniteDifference(axis, "neumann") for axis in axes]
 
     def forward(self, x: Array) -> Array:
-        return namespace(x).stack([part.forward(x) for part in self.parts], 0)
+        space = namespace(x)
+        if is_tensor(x):
+            return space.stack([part.forward(x) for part in self.parts], 0)
+        result = space.zeros((len(self.axes), *x.shape), x.dtype)
+        for n, axis in enumerate(self.axes):
+            first, second = _neighbours(x, axis)
+            space.subtract(second, first, out=_neighbours(result[n], axis)[0])
+        return result
 
     def adjoint(self, y: Array) -> Array:
-        parts = [part.adjoint(y[n]) for n, part in enumerate(self.parts)]
-        return sum(parts[1:], parts[0])
+        if is_tensor(y):
+            parts = [part.adjoint(y[n]) for n, part in enumerate(self.parts)]
+            return sum(parts[1:], parts[0])
+        result = namespace(y).zeros(y.shape[1:], y.dtype)
+        for n, axis in enumerate(self.axes):
+            first, second = _neighbours(result, axis)
+            difference = _neighbours(y[n], axis)[0]
+            first -= difference
+            second += difference
+        return result
+
+
+def _neighbours(x: Array, axis: int) -> tuple[Array, Array]:
+    """Views of all elements but the last, and of all but the first, along an axis."""
+    before: tuple[slice, ...] = (slice(None),) * (axis % x.ndim)
+    return x[before + (slice(-1),)], x[before + (slice(1, None),)]  # noqa: RUF005
 
 
 class TotalVariation(Composed):
