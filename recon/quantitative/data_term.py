@@ -85,7 +85,7 @@ class DataTerm:
             apply = gram.apply
             return tf.function(lambda rhs, *operands: conjugate_gradient(lambda x: apply(x, *operands), rhs, iterations))
 
-        run = make() if gram.key is None else _least_squares.get((gram.key, iterations), make)
+        run = make() if gram.key is None else _least_squares.get((gram.key, iterations, tuple(self.rhs.shape)), make)
         return run(self.rhs, *gram.operands)
 
     def cost(self, x: Any) -> Any:

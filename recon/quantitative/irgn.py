@@ -235,7 +235,7 @@ class _Fit:
             return signal, jacobian, tf.sqrt(squares(jacobian))
 
         fields = {name: tf.constant(field) for name, field in self.model.fields.items()}
-        program = _programs.get(self.model.structure(), lambda: tf.function(run))
+        program = _programs.get((self.model.structure(), self.start.shape), lambda: tf.function(run))
         return lambda parameters: program(parameters, fields)
 
     def _rows(self, scales: np.ndarray) -> Any:

@@ -112,7 +112,7 @@ def fit_pixelwise(
     chosen = np.flatnonzero(mask)
     size = min(batch, len(chosen))
     fields = flat_fields(model, voxels)
-    run = _program(model, magnitude, len(chosen) > COMPILED or device.use_gpu() if compiled is None else compiled)
+    run = _program(model, magnitude, len(chosen) > COMPILED or device.use_gpu() if compiled is None else compiled, size)
     flat_images, flat_begin = scaled.reshape(len(scaled), -1), begin.astype(dtype).reshape(len(begin), -1)
     count = len(model.unknowns)
     parameters = np.full((count, mask.size), np.nan, dtype)
@@ -207,8 +207,8 @@ def flat_fields(model: SignalModel, voxels: tuple[int, ...]) -> dict[str, np.nda
 _programs: Cache[Any] = Cache(16)
 
 
-def _program(model: SignalModel, magnitude: bool, compiled: bool) -> Callable[..., Any]:
-    """The fit of one batch as a graph, kept for models of the same structure."""
+def _program(model: SignalModel, magnitude: bool, compiled: bool, size: int) -> Callable[..., Any]:
+    """The fit of one batch as a graph, kept for models of the same structure and as many voxels: other shapes round otherwise."""
     import tensorflow as tf
 
     def make() -> Any:
@@ -218,9 +218,9 @@ def _program(model: SignalModel, magnitude: bool, compiled: bool) -> Callable[..
         def run(images: Any, begin: Any, fields: dict[str, Any], iterations: Any, tolerance: Any) -> tuple[Any, ...]:
             return _fit(with_fields(twin, fields), images, begin, magnitude, iterations, tolerance)
 
-        return tf.function(run, reduce_retracing=True, jit_compile=compiled)
+        return tf.function(run, jit_compile=compiled)
 
-    program = _programs.get((model.structure(), magnitude, compiled), make)
+    program = _programs.get((model.structure(), magnitude, compiled, size), make)
 
     def call(images: np.ndarray, begin: np.ndarray, fields: dict[str, np.ndarray], iterations: int, tolerance: float) -> Any:
         tensors = {name: tf.constant(field) for name, field in fields.items()}

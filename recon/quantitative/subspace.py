@@ -65,7 +65,7 @@ def subspace_images(term: DataTerm, basis: np.ndarray, iterations: int = 12) -> 
 
         return tf.function(solve)
 
-    run = make() if gram.key is None else _programs.get((gram.key, iterations), make)
+    run = make() if gram.key is None else _programs.get((gram.key, iterations, basis.shape, tuple(term.rhs.shape)), make)
     images: np.ndarray = run(term.rhs, tf.constant(basis.astype(term.rhs.dtype.as_numpy_dtype)), *gram.operands).numpy()
     return images
 
