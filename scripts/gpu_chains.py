@@ -151,7 +151,7 @@ def compared(chain: str, scan: Scan, folder: Path) -> dict[str, Any]:
     if [one.shape for one in images] != [one.shape for one in expected]:
         raise RuntimeError(f"{len(images)} images instead of the CPU's {len(expected)}, or of other sizes")
     differences = [
-        float(np.linalg.norm(one - other.astype(one.dtype)) / max(np.linalg.norm(other), 1e-30))
+        float(np.linalg.norm(one.astype(complex) - other) / max(np.linalg.norm(other.astype(complex)), 1e-30))
         for one, other in zip(images, expected, strict=True)
     ]
     return {
