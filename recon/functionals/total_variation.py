@@ -9,7 +9,7 @@ from recon.functionals.base import Functional
 from recon.functionals.composed import Composed
 from recon.functionals.norms import L1, GroupL2
 from recon.namespace import namespace
-from recon.operators.differences import FiniteDifference
+from recon.operators.differences import FiniteDifference, neighbours
 from recon.operators.linear import LinearOperator
 
 
@@ -30,8 +30,8 @@ class Differences(LinearOperator):
             return space.stack([part.forward(x) for part in self.parts], 0)
         result = space.zeros((len(self.axes), *x.shape), x.dtype)
         for n, axis in enumerate(self.axes):
-            first, second = _neighbours(x, axis)
-            space.subtract(second, first, out=_neighbours(result[n], axis)[0])
+            first, second = neighbours(x, axis)
+            space.subtract(second, first, out=neighbours(result[n], axis)[0])
         return result
 
     def adjoint(self, y: Array) -> Array:
@@ -40,17 +40,11 @@ class Differences(LinearOperator):
             return sum(parts[1:], parts[0])
         result = namespace(y).zeros(y.shape[1:], y.dtype)
         for n, axis in enumerate(self.axes):
-            first, second = _neighbours(result, axis)
-            difference = _neighbours(y[n], axis)[0]
+            first, second = neighbours(result, axis)
+            difference = neighbours(y[n], axis)[0]
             first -= difference
             second += difference
         return result
-
-
-def _neighbours(x: Array, axis: int) -> tuple[Array, Array]:
-    """Views of all elements but the last, and of all but the first, along an axis."""
-    before: tuple[slice, ...] = (slice(None),) * (axis % x.ndim)
-    return x[before + (slice(-1),)], x[before + (slice(1, None),)]  # noqa: RUF005
 
 
 class TotalVariation(Composed):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recon.arrays import Array, concatenate, is_tensor, stack
+from recon.namespace import namespace
 from recon.operators.linear import LinearOperator
 
 Boundary = Literal["none", "neumann", "periodic"]
@@ -43,6 +44,11 @@ class FiniteDifference(LinearOperator):
             return x - _roll(x, 1, self.axis) if self.backward else _roll(x, -1, self.axis) - x
         if self.boundary == "none" and x.shape[self.axis] == 1:
             raise ValueError(f"axis {self.axis} of {tuple(x.shape)} has one sample and so no difference; choose another boundary")
+        if self.boundary == "neumann" and not is_tensor(x):
+            space, (first, second) = namespace(x), neighbours(x, self.axis)
+            result = space.zeros(x.shape, x.dtype)
+            space.subtract(second, first, out=neighbours(result, self.axis)[self.backward])
+            return result
         difference = _part(x, self.axis, slice(1, None)) - _part(x, self.axis, slice(-1))
         if self.boundary == "none":
             return difference
@@ -54,6 +60,14 @@ class FiniteDifference(LinearOperator):
             return y - _roll(y, -1, self.axis) if self.backward else _roll(y, 1, self.axis) - y
         if self.boundary == "neumann":
             y = _part(y, self.axis, slice(1, None) if self.backward else slice(-1))
+        if not is_tensor(y):
+            shape = list(y.shape)
+            shape[self.axis] += 1
+            result = namespace(y).zeros(shape, y.dtype)
+            first, second = neighbours(result, self.axis)
+            first -= y
+            second += y
+            return result
         zero = _zeros_at_edge(y, self.axis)
         return concatenate([zero, y], self.axis) - concatenate([y, zero], self.axis)
 
@@ -133,6 +147,12 @@ def _check(rank: int, boundary: str, spacing: Sequence[float] | None) -> tuple[l
     if len(spacing) != rank or not all(0 < distance < math.inf for distance in spacing):
         raise ValueError(f"spacing must be {rank} positive numbers, one for each image axis, not {spacing}")
     return list(range(-rank, 0)), [1 / distance for distance in spacing]
+
+
+def neighbours(x: Array, axis: int) -> tuple[Array, Array]:
+    """Views of all elements but the last, and of all but the first, along an axis."""
+    before: tuple[slice, ...] = (slice(None),) * (axis % x.ndim)
+    return x[before + (slice(-1),)], x[before + (slice(1, None),)]  # noqa: RUF005
 
 
 def _part(x: Array, axis: int, part: slice | int) -> Array:
