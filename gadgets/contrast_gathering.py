@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -17,13 +17,17 @@ _COUNTERS = ("phase", "set", "contrast", "repetition")
 
 
 class Key(NamedTuple):
-    """What is fitted on its own: from readouts or images, encoding space, slice, and the counters that do not tell contrasts apart."""
+    """What is fitted on its own: from readouts or images, encoding space, slice, and the counters that do not tell contrasts apart.
+
+    pair: the double-angle pair for a flip-angle map, not a series of contrasts. Of simultaneous slices, `slice` numbers their group.
+    """
 
     source: Literal["readouts", "images"]
     space: int
     slice: int
     rest: tuple[int, ...]
     repetition: int
+    pair: bool = False
 
     def __str__(self) -> str:
         return f"slice {self.slice}" + (f", repetition {self.repetition}" if self.repetition else "")
@@ -33,8 +37,9 @@ class Key(NamedTuple):
 class Group:
     """What has come of it so far.
 
-    contrasts: items by contrast, counted from 0, in the order of time; calibration: readouts for sensitivities only; settled: contrasts
-    that are complete; early: whether enough of them for first maps were told already.
+    contrasts: items by contrast, counted from 0, in the order of time; calibration: readouts for sensitivities only, those of the slice
+    that came last, of simultaneous slices all; settled: contrasts that are complete; early: whether enough of them for first maps
+    were told already.
     """
 
     key: Key
@@ -53,13 +58,15 @@ class Group:
 class Due:
     """Maps are due.
 
-    contrasts: that they are made from, in ascending order; complete: whether these are all; missing: contrasts that never came.
+    contrasts: that they are made from, in ascending order; complete: whether no more will come; missing: contrasts that never came;
+    short: those that ended early, with the number of their readouts and of how many these should have been.
     """
 
     group: Group
     contrasts: tuple[int, ...]
     complete: bool
     missing: tuple[int, ...] = ()
+    short: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Gathering:
@@ -75,12 +82,25 @@ class Gathering:
         counter: what tells contrasts apart.
         contrasts: how many there are; 1 for a train of readouts that is cut into frames later.
         minimum: so many are enough for first maps; 0: no first maps.
+        pair_set: the set counter of a double-angle pair, whose two images are told apart by the contrast counter; None: there is none.
+        simultaneous: slices come in groups, calibration readouts slice by slice.
     """
 
-    def __init__(self, header: Header, counter: ContrastCounter, contrasts: int, minimum: int) -> None:
+    def __init__(
+        self,
+        header: Header,
+        counter: ContrastCounter,
+        contrasts: int,
+        minimum: int,
+        pair_set: int | None = None,
+        simultaneous: bool = False,
+    ) -> None:
         self.header, self.counter, self.contrasts, self.minimum = header, counter, contrasts, minimum
+        self.pair_set, self.simultaneous = pair_set, simultaneous
         self._groups: dict[Key, Group] = {}
-        self._last: dict[tuple[str, int, int], Key] = {}
+        self._last: dict[tuple[str, int, int, bool], Key] = {}
+        self._calibration: dict[tuple[int, int], tuple[int, list[Acquisition]]] = {}
+        self._usual: dict[int, int] = {}
         self._series: int | None = None
         self.late = 0
         """Readouts and images that came after their maps had been due."""
@@ -115,7 +135,7 @@ class Gathering:
         group = yield from self._group("images", 0, int(header["slice"]), counters)
         if group is None:
             return
-        number = counters[self.counter] - self._first(0)
+        number = self._number(group.key, counters)
         group.contrasts[number] = [image]
         group.settled.add(number)
         yield from self._due(group, whole=False)
@@ -124,17 +144,17 @@ class Gathering:
         header = readout.header
         idx, space = header["idx"], int(header["encoding_space_ref"])
         counters = {name: int(idx[name]) for name in _COUNTERS}
+        if readout.is_flag_set(Flag.IS_PARALLEL_CALIBRATION):
+            self._calibrate(readout, space)
+            return
         group = yield from self._group("readouts", space, int(idx["slice"]), counters)
         if group is None:
             return
-        if readout.is_flag_set(Flag.IS_PARALLEL_CALIBRATION):
-            group.calibration.append(readout)
-            return
-        number = 0 if self.contrasts == 1 else counters[self.counter] - self._first(space)
+        number = self._number(group.key, counters)
         group.contrasts.setdefault(number, []).append(readout)
         if self._settles(readout, space):
             group.settled.add(number)
-        if readout.is_flag_set(Flag.LAST_IN_REPETITION) and self.counter != "repetition":
+        if readout.is_flag_set(Flag.LAST_IN_REPETITION) and self.counter != "repetition" and not group.key.pair:
             for other in [one for one in self._groups.values() if one.key.repetition == group.key.repetition and one.contrasts]:
                 yield from self._due(other, whole=True)
         else:
@@ -145,15 +165,42 @@ class Gathering:
     ) -> Generator[Due, None, Group | None]:
         """The group of an item, after what its coming makes due; None when its maps have been due already."""
         repetition = 0 if self.counter == "repetition" else counters["repetition"]
-        rest = tuple(counters[name] for name in ("phase", "set", "contrast") if name != self.counter)
-        key = Key(source, space, slice_, rest, repetition)
-        place = (source, space, slice_)
-        if self._last.get(place) == key:
+        pair = self.pair_set is not None and counters["set"] == self.pair_set
+        own = "contrast" if pair else self.counter
+        rest = tuple(counters[name] for name in ("phase", "set", "contrast") if name != own)
+        key = Key(source, space, slice_, rest, repetition, pair)
+        if self._last.get(_place(key)) == key:
             self.late += 1
             return None
-        for other in [one for one in self._groups.values() if one.key[:3] == place and one.key.repetition != repetition and one.contrasts]:
+        for other in [one for one in self._groups.values() if _place(one.key) == _place(key) and one.key.repetition != repetition]:
             yield self._close(other)
         return self._groups.setdefault(key, Group(key))
+
+    def _calibrate(self, readout: Acquisition, space: int) -> None:
+        """Keep it for its slice, instead of those of an earlier repetition."""
+        idx = readout.header["idx"]
+        place, repetition = (space, int(idx["slice"])), int(idx["repetition"])
+        if place not in self._calibration or self._calibration[place][0] != repetition:
+            self._calibration[place] = repetition, []
+        self._calibration[place][1].append(readout)
+
+    def _calibration_of(self, key: Key) -> list[Acquisition]:
+        return [
+            readout
+            for (space, slice_), (_, readouts) in self._calibration.items()
+            if key.source == "readouts" and space == key.space and (self.simultaneous or slice_ == key.slice)
+            for readout in readouts
+        ]
+
+    def _wanted(self, key: Key) -> range:
+        """The contrasts of a group."""
+        return range(2 if key.pair else self.contrasts)
+
+    def _number(self, key: Key, counters: Mapping[str, int]) -> int:
+        """The contrast, counted from 0."""
+        if key.pair:
+            return counters["contrast"]
+        return 0 if self.contrasts == 1 and key.source == "readouts" else counters[self.counter] - self._first(key.space)
 
     def _first(self, space: int) -> int:
         limit = self.header.encodings[space].limit(self.counter) if space < len(self.header.encodings) else None
@@ -169,19 +216,57 @@ class Gathering:
         return readout.is_flag_set(Flag.LAST_IN_SLICE if volume else Flag.LAST_IN_ENCODE_STEP1)
 
     def _due(self, group: Group, whole: bool) -> Iterator[Due]:
-        wanted = range(self.contrasts)
+        wanted, enough = self._wanted(group.key), self.minimum and not group.key.pair and len(group.settled) >= self.minimum
         if group.settled.issuperset(wanted) or (whole and set(wanted) <= set(group.contrasts)):
+            group.settled.update(wanted)
             yield self._close(group)
-        elif self.minimum and not group.early and len(group.settled) >= self.minimum and group.settled.issuperset(group.contrasts):
+        elif enough and not group.early and group.settled.issuperset(group.contrasts):
             group.early = True
+            group.calibration = self._calibration_of(group.key)
             yield Due(group, tuple(sorted(group.settled)), complete=False)
 
     def _close(self, group: Group) -> Due:
         key = group.key
         del self._groups[key]
-        self._last[key[:3]] = key
-        missing = tuple(n for n in range(self.contrasts) if n not in group.contrasts)
-        return Due(group, tuple(sorted(group.contrasts)), complete=True, missing=missing)
+        self._last[_place(key)] = key
+        group.calibration = self._calibration_of(key)
+        missing = tuple(n for n in self._wanted(key) if n not in group.contrasts)
+        short = self._short(group)
+        return Due(group, tuple(n for n in sorted(group.contrasts) if n not in short), complete=True, missing=missing, short=short)
+
+    def _short(self, group: Group) -> dict[int, tuple[int, int]]:
+        """Contrasts that the end of the scan or another repetition cut short.
+
+        They have fewer readouts than the complete ones of the group, or of the one before. Where there is nothing to compare with, those
+        of a Cartesian scan that lack the centre of k-space.
+        """
+        if group.key.source == "images" or group.key.pair or self.contrasts == 1:
+            return {}
+        counts = {n: len(items) for n, items in group.contrasts.items()}
+        complete = [counts[n] for n in group.settled]
+        if complete:
+            self._usual[group.key.space] = min(complete)
+        open_ = [n for n in counts if n not in group.settled]
+        if group.key.space in self._usual:
+            usual = self._usual[group.key.space]
+            return {n: (counts[n], usual) for n in open_ if counts[n] < usual}
+        return {n: (counts[n], lines) for n in open_ if (lines := self._lines_without_centre(group, n))}
+
+    def _lines_without_centre(self, group: Group, contrast: int) -> int:
+        """How many lines a Cartesian contrast should have if its central one did not come; else 0."""
+        space = group.key.space
+        encoding = self.header.encodings[space] if space < len(self.header.encodings) else None
+        limit = encoding.limit("kspace_encoding_step_1") if encoding is not None and encoding.trajectory == "cartesian" else None
+        if limit is None or limit.maximum == limit.minimum:
+            return 0
+        lines = {int(item.header["idx"]["kspace_encode_step_1"]) for item in group.contrasts[contrast] if isinstance(item, Acquisition)}
+        around = range(limit.center - 1, limit.center + 2)  # an accelerated scan may leave the very centre out
+        return 0 if lines.intersection(around) else limit.maximum - limit.minimum + 1
+
+
+def _place(key: Key) -> tuple[str, int, int, bool]:
+    """What has one group after another."""
+    return key.source, key.space, key.slice, key.pair
 
 
 def _even(group: Group) -> bool:

@@ -17,7 +17,7 @@ from gadgets.header import NOT_CARTESIAN, Encoding
 from gadgets.items import Acquisition, AcquisitionBucket, ReconBuffer
 from gadgets.noncartesian import NonCartesianRecon
 from gadgets.reconstruction import Reconstruction
-from recon.fourier import ifftc
+from recon.fourier import fftc, ifftc
 from recon.quantitative.measured import Measured
 
 CoilMaps = Literal["espirit", "image", "nlinv"]
@@ -178,6 +178,22 @@ def _radial_slice(
 
 
 def _on_grid(acquisitions: list[Acquisition], context: Context, encoding: Encoding, coil_maps: CoilMaps) -> ContrastSeries:
+    slices, references = sorted_lines(acquisitions, context)
+    contrasts = _checked(slices)
+    gathered = [_cartesian_slice(slices[n], contrasts, references.get(n, []), encoding, coil_maps) for n in sorted(slices)]
+    first = [slices[min(slices)][key].headers for key in contrasts]
+    taken = [headers[headers["number_of_samples"] > 0] for headers in first]
+    heads = [headers[np.argmin(headers["acquisition_time_stamp"])] for headers in taken]
+    return ContrastSeries(gathered, contrasts, heads, max(len(one) for one in taken), [0] * len(contrasts), encoding)
+
+
+def sorted_lines(
+    acquisitions: Iterable[Acquisition], context: Context
+) -> tuple[dict[int, dict[tuple[int, ...], ReconBuffer]], dict[int, list[np.ndarray]]]:
+    """Cartesian readouts, averaged, by slice and contrast (see `COUNTERS`), and calibration k-spaces ``[coil, E2, E1, E0]`` by slice.
+
+    Readouts with NaN are left out and counted. Raises ValueError where nothing is left.
+    """
     bucket = AcquisitionBucket()
     for acquisition in acquisitions:
         if np.isfinite(acquisition.data).all():
@@ -201,12 +217,7 @@ def _on_grid(acquisitions: list[Acquisition], context: Context, encoding: Encodi
                 slices.setdefault(int(counters["slice"]), {})[key] = buffer
             else:
                 references.setdefault(int(counters["slice"]), []).append(buffer.data[0, 0, 0])
-    contrasts = _checked(slices)
-    gathered = [_cartesian_slice(slices[n], contrasts, references.get(n, []), encoding, coil_maps) for n in sorted(slices)]
-    first = [slices[min(slices)][key].headers for key in contrasts]
-    taken = [headers[headers["number_of_samples"] > 0] for headers in first]
-    heads = [headers[np.argmin(headers["acquisition_time_stamp"])] for headers in taken]
-    return ContrastSeries(gathered, contrasts, heads, max(len(one) for one in taken), [0] * len(contrasts), encoding)
+    return slices, references
 
 
 def _cartesian_slice(
@@ -216,12 +227,31 @@ def _cartesian_slice(
     encoding: Encoding,
     coil_maps: CoilMaps,
 ) -> Slice:
-    arrays = [buffers[key].data[0, 0, 0] for key in contrasts]
+    kspace, references, crop = gridded_lines([buffers[key].data[0, 0, 0] for key in contrasts], references, encoding)
+    axes = tuple(range(2 - kspace.ndim, 0))
+    maps = cartesian_maps(kspace, references, coil_maps, axes)
+    headers = buffers[contrasts[0]].headers
+    acquired_headers = headers[headers["number_of_samples"] > 0]
+    return Slice(Measured(kspace, maps, crop=crop), acquired_headers[len(acquired_headers) // 2])
+
+
+def gridded_lines(
+    arrays: Sequence[np.ndarray], references: list[np.ndarray], encoding: Encoding
+) -> tuple[np.ndarray, list[np.ndarray], tuple[slice, ...] | None]:
+    """K-space of all contrasts, and calibration k-spaces, on the grid of the images that the header asks for.
+
+    Of whole readouts the field of view outside the image (oversampling) is left out.
+
+    Args:
+        arrays: ``[coil, E2, E1, E0]`` of each contrast; references: so, too.
+
+    Returns:
+        K-space ``[contrast, coil, (z,) y, x]``, references ``[coil, (z,) y, x]``, and the part of the grid that is wanted; None for all.
+    """
     if len({array.shape for array in arrays}) > 1:
         raise ValueError(f"contrasts differ in channels or matrix: {', '.join(str(array.shape) for array in arrays)} ([coil, E2, E1, E0])")
     kspace = np.stack(arrays)
     flat = kspace.shape[2] == 1
-    axes = (-2, -1) if flat else (-3, -2, -1)
     covered = field_of_view(encoding, kspace.shape[-1])
     grid, crop, factor = list(kspace.shape[-3:]), [slice(0, n) for n in kspace.shape[-3:]], 1.0
     spaces = zip(encoding.recon.matrix, encoding.recon.field_of_view, covered, strict=True)
@@ -234,16 +264,29 @@ def _cartesian_slice(
         factor *= np.sqrt(filled / acquired)
         grid[-axis] = filled
         crop[-axis] = slice(filled // 2 - wanted // 2, filled // 2 - wanted // 2 + wanted)
+        if axis == 1 and wanted < filled and _whole_readouts(kspace):
+            kspace, references = _narrowed(kspace, filled, wanted), [_narrowed(one, filled, wanted) for one in references]
+            grid[-1], crop[-1] = wanted, slice(0, wanted)
+            continue
         kspace = centered(kspace, -axis, filled)
         references = [centered(one, -axis, filled) if one.shape[-axis] > 1 else one for one in references]
     kspace = np.ascontiguousarray(kspace * np.float32(factor))
     if flat:
         kspace, grid, crop, references = kspace[:, :, 0], grid[1:], crop[1:], [one[:, 0] for one in references]
-    maps = cartesian_maps(kspace, references, coil_maps, axes)
     whole = all(part == slice(0, n) for part, n in zip(crop, grid, strict=True))
-    headers = buffers[contrasts[0]].headers
-    acquired_headers = headers[headers["number_of_samples"] > 0]
-    return Slice(Measured(kspace, maps, crop=None if whole else tuple(crop)), acquired_headers[len(acquired_headers) // 2])
+    return kspace, references, None if whole else tuple(crop)
+
+
+def _whole_readouts(kspace: np.ndarray) -> bool:
+    """Whether each readout of `[..., coil, E2, E1, E0]` was sampled from end to end or not at all."""
+    sampled = (kspace != 0).any(-4)
+    return bool((sampled.all(-1) == sampled.any(-1)).all())
+
+
+def _narrowed(kspace: np.ndarray, filled: int, wanted: int) -> np.ndarray:
+    """K-space `[..., E0]` at the resolution of `filled` samples, of the middle `wanted` pixels."""
+    narrowed: np.ndarray = fftc(centered(ifftc(centered(kspace, -1, filled), -1), -1, wanted), -1)
+    return narrowed.astype(np.complex64, copy=False)
 
 
 def cartesian_maps(kspace: np.ndarray, references: Sequence[np.ndarray], method: CoilMaps, axes: tuple[int, ...]) -> np.ndarray:
@@ -274,7 +317,8 @@ def cartesian_maps(kspace: np.ndarray, references: Sequence[np.ndarray], method:
             window = window * edge.reshape([-1 if a == axis else 1 for a in range(-rank, 0)])
         maps = inati(ifftc(together * window, axes).astype(np.complex64), 9 if rank == 2 else 5, rank=rank)
     elif method == "espirit" and min(block) >= min(_SMALLEST_BLOCK, *together.shape[1:]):
-        kernel = [min(6 if rank == 2 else 4, n) for n in block]
+        # Of a thin slab, a kernel of all partitions would fit anything.
+        kernel = [min(6 if rank == 2 else 4, (n + 1) // 2) for n in block]
         maps = espirit(together, None, block, kernel, rank=rank)
     else:
         maps = nlinv(together, mask=sampled, rank=rank)[1]

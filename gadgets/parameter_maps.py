@@ -38,6 +38,11 @@ class Place:
     field_of_view: tuple[float, float, float]
 
     @property
+    def slice(self) -> int:
+        """The slice counter."""
+        return int(self.head["slice"] if self._is_image else self.head["idx"]["slice"])
+
+    @property
     def _is_image(self) -> bool:
         return "image_type" in (self.head.dtype.names or ())
 

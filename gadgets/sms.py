@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -26,7 +26,8 @@ Unfolding = Callable[[np.ndarray], np.ndarray]
 FEWEST_LINES = 12
 """Calibration lines below which maps would not tell slices apart."""
 _KERNEL = 6
-_GEOMETRY = ("position", "read_dir", "phase_dir", "slice_dir", "patient_table_position")
+_MULTIBAND = ("encoding", "parallelImaging", "multiband")
+GEOMETRY = ("position", "read_dir", "phase_dir", "slice_dir", "patient_table_position")
 
 
 class SMSRecon(Gadget):
@@ -81,7 +82,7 @@ class SMSRecon(Gadget):
         header, data = context.header, bit.data
         if data.data.shape[4] > 1:
             raise ValueError("simultaneous slices of 3D encoding are not supported; the encoded matrix must have z = 1")
-        locations = _slices_at(data, space, self._factor(header))
+        locations = _slices_at(data, space, multiband_factor(header, self.multiband))
         out = np.zeros((len(locations), *data.data.shape[1:3], 1, *data.data.shape[4:]), np.complex64)
         for where in np.ndindex(data.data.shape[:3]):
             kspace, lines = self._finite(data.data[where][:, 0], data.headers[where]["number_of_samples"][0] > 0, context)
@@ -107,33 +108,12 @@ class SMSRecon(Gadget):
         context.count(what, int(np.count_nonzero(lines & ~finite)))
         return np.where(finite[:, None], kspace, 0), lines & finite
 
-    def _factor(self, header: Header) -> int:
-        given = header.number("encoding", "parallelImaging", "multiband", "multiband_factor")
-        if self.multiband is not None:
-            if given is not None and given != self.multiband:
-                raise HeaderError(
-                    f"header: multiband_factor is {given:g}, the property multiband {self.multiband}; correct the one that is wrong"
-                )
-            return self.multiband
-        if given is None or given < 1 or given != int(given):
-            found = "missing" if given is None else f"{given:g}"
-            raise HeaderError(f"header: encoding/parallelImaging/multiband/multiband_factor is {found}; set the property multiband")
-        return int(given)
-
-    def _shift(self, header: Header, factor: int) -> float:
-        """Turns that neighbouring slices gain against each other from acquired line to acquired line."""
-        if self.caipi_shift is not None:
-            return self.caipi_shift
-        path = ("encoding", "parallelImaging", "multiband")
-        step, distance = header.number(*path, "deltaKz"), header.number(*path, "spacing", "dZ")
-        return 1 / factor if step is None or distance is None else step * distance
-
     def _unfolding(self, space: _Space, slices: list[int], lines: np.ndarray, shape: tuple[int, ...], header: Header) -> Unfolding:
         key = (*slices, lines.tobytes())
         if key not in space.unfoldings:
             sampled = np.flatnonzero(lines)
             step = int(np.diff(sampled).min()) if len(sampled) > 1 else 1
-            shift = self._shift(header, len(slices)) / step
+            shift = caipi_shift(header, len(slices), self.caipi_shift) / step
             maps = np.stack([self._maps(space, one, shape) for one in slices])
             shifts = [shift * m for m in range(len(slices))]
             if self.method == "sense":
@@ -168,6 +148,31 @@ class SMSRecon(Gadget):
             size = (min(block, self.calibration), min(kspace.shape[-1], self.calibration))
             space.maps[number] = espirit(full, calibration=size, kernel_size=_KERNEL, crop=self.map_crop, soft=True)
         return space.maps[number]
+
+
+def multiband_factor(header: Header, chosen: int | None) -> int:
+    """Slices excited together: as chosen, else as the header says.
+
+    Raises:
+        HeaderError: neither does, or they differ.
+    """
+    given = header.number(*_MULTIBAND, "multiband_factor")
+    if chosen is not None:
+        if given is not None and given != chosen:
+            raise HeaderError(f"header: multiband_factor is {given:g}, the property multiband {chosen}; correct the one that is wrong")
+        return chosen
+    if given is None or given < 1 or given != int(given):
+        found = "missing" if given is None else f"{given:g}"
+        raise HeaderError(f"header: encoding/parallelImaging/multiband/multiband_factor is {found}; set the property multiband")
+    return int(given)
+
+
+def caipi_shift(header: Header, factor: int, chosen: float | None) -> float:
+    """Turns that neighbouring slices gain against each other from acquired line to acquired line; see `SMSRecon.caipi_shift`."""
+    if chosen is not None:
+        return chosen
+    step, distance = header.number(*_MULTIBAND, "deltaKz"), header.number(*_MULTIBAND, "spacing", "dZ")
+    return 1 / factor if step is None or distance is None else step * distance
 
 
 @dataclass(eq=False)
@@ -233,9 +238,9 @@ def _slice_of(headers: np.ndarray) -> int | None:
     return int(slices[0]) if slices.size else None
 
 
-def _groups(space: _Space, factor: int) -> int:
-    """How many groups the slices make."""
-    known = sorted(space.reference)
+def group_count(slices: Iterable[int], factor: int) -> int:
+    """How many groups the slices with a single-band reference make. Raises ValueError where they do not fit."""
+    known = sorted(slices)
     if not known:
         raise ValueError(
             "there is no single-band reference: simultaneous slices are told apart by calibration readouts of each slice alone, flagged "
@@ -253,7 +258,7 @@ def _groups(space: _Space, factor: int) -> int:
 
 def _slices_at(data: ReconBuffer, space: _Space, factor: int) -> list[tuple[int, int]]:
     """Where along LOC each slice was acquired: location and slice number, in the order of the slices."""
-    groups = _groups(space, factor)
+    groups = group_count(space.reference, factor)
     found = []
     for location in range(len(data.headers)):
         group = _slice_of(data.headers[location])
@@ -274,6 +279,6 @@ def _expanded(data: ReconBuffer, locations: list[tuple[int, int]], space: _Space
     for place, (_, number) in enumerate(locations):
         acquired = headers[place]["number_of_samples"] > 0
         headers[place]["idx"]["slice"][acquired] = number
-        for name in _GEOMETRY:
+        for name in GEOMETRY:
             headers[place][name][acquired] = space.reference[number][2][name]
     return replace(data, headers=headers)

@@ -150,8 +150,8 @@ def test_contrasts_that_do_not_do() -> None:
     def text(images: list[Image], **properties: object) -> str:
         return failing(images, context(), **properties)
 
-    assert "contrast 1, 3 never came" in text(echoes()[::2])
-    assert "slice 0, repetition 2" in text(echoes(repetition=2)[::2])
+    assert "contrast 1, 2, 3 never came" in text(echoes()[:1])
+    assert "slice 0, repetition 2" in text(echoes(repetition=2)[:1])
     surplus = [*echoes(), echoes(contrast=9)[0]]
     assert "contrast" in text(surplus[::-1])
     small = echoes()
@@ -165,13 +165,26 @@ def test_contrasts_that_do_not_do() -> None:
 
 
 def test_a_failed_repetition_does_not_keep_the_others_from_their_maps() -> None:
-    items = [*echoes(repetition=0)[:3], *echoes(repetition=1)]
+    items = [*echoes(repetition=0)[:1], *echoes(repetition=1)]
     gadget = QuantitativeFit(model="ExpDecay", regularization="none", minimum_contrasts=0)
     left, error = collected(run([gadget], items, context()))
-    assert "contrast 3 never came" in str(error)
+    assert "contrast 1, 2, 3 never came" in str(error)
     maps = [one for one in left if isinstance(one, Image) and "QuantityName" in one.meta]
     assert {int(one.header["repetition"]) for one in maps} == {1}
     assert [one for one in left if one not in maps] == items
+
+
+def test_enough_contrasts_of_a_scan_that_ended_early_become_maps_and_the_error_follows() -> None:
+    items = echoes()[:3]
+    gadget = QuantitativeFit(model="ExpDecay", regularization="TGV", minimum_contrasts=0, steps=1, inner_iterations=20, maps=["T2"])
+    left, error = collected(run([gadget], items, context()))
+    assert "contrast 3 never came (counted from 0), but the sequence has 4 contrasts" in str(error)
+    assert "Its maps are made from contrast 0, 1, 2 only" in str(error)
+    maps = [one for one in left if isinstance(one, Image) and "QuantityName" in one.meta]
+    comments = [str(one.meta["ImageComment"]).partition(", map, ")[2] for one in maps if one.meta["QuantityName"] == "T2"]
+    assert comments == ["pixel-wise, 3 of 4 contrasts", "TGV, 3 of 4 contrasts"]
+    check({"T2": maps[0].data[0, 0]}, 0.02)
+    assert left[:3] == items
 
 
 def test_other_items_pass_and_a_failing_source_is_heard() -> None:
@@ -199,20 +212,20 @@ def test_beside_another_stream(complete: bool) -> None:
     """In a parallel block nothing waits for the maps for ever, and a failure comes out behind all images."""
     gadget = QuantitativeFit("maps", model="ExpDecay", regularization="none", minimum_contrasts=0)
     block = Parallel("block", ImageFanout(), {"plain": [], "fitted": [gadget]}, UnorderedMerge())
-    items = echoes()[: None if complete else 3]
+    items = echoes()[: None if complete else 1]
     if complete:
         left = list(run([block], items, context()))
         assert len(left) == 2 * len(items) + 4
     else:
         left, error = collected(run([block], items, context()))
         assert len(left) == 2 * len(items)
-        assert "contrast 3 never came" in str(error)
+        assert "contrast 1, 2, 3 never came" in str(error)
 
 
 def test_images_do_not_wait_for_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     gate, prepare = threading.Event(), Fits.prepare
 
-    def held_up(self: Fits, due: Due, about: Context) -> Data:
+    def held_up(self: Fits, due: Due, about: Context, angles: object) -> Data:
         assert gate.wait(60)
         return prepare(self, due, about)
 
