@@ -116,7 +116,7 @@ def measure(mode: str, model: SignalModel, given: SliceData, block: int, iterati
     from recon.quantitative.lanes import Blocks
     from recon.quantitative.settings import Settings
 
-    settings = Settings("TGV", max_gn_it=2, start_iters=1, inc=iterations, max_iters=iterations, rtol=0, atol=0, stag=0)
+    settings = Settings("TGV", max_gn_it=2, start_iters=1, inc=iterations, max_iters=iterations, rtol=0, atol=0, stag=0, replicas=0)
     where = "GPU:0" if gpu else "CPU:0"
     start = np.empty((2, *given.voxels), np.complex64)
     start[0], start[1] = np.abs(given.rhs).max() / np.abs(given.bound).max(), 1000

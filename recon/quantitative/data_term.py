@@ -60,8 +60,9 @@ class DataTerm:
         diagonal: about the diagonal of E^H E, of the shape of `bound`: what a voxel's own signal contributes.
         pointwise: E^H E is the product with D.
         energy: |d|^2.
-        samples: number of complex samples.
+        samples: number of complex samples, or the sum of their weights: |n|^2 of noise n of variance 1 on average.
         graph: the Gram operator runs within TensorFlow (and XLA), not through Python.
+        noise: draws E^H n of such noise, complex `[contrast, *voxels]`; None where it cannot be drawn.
     """
 
     rhs: Any
@@ -70,8 +71,9 @@ class DataTerm:
     diagonal: Any
     pointwise: bool
     energy: float
-    samples: int
+    samples: float
     graph: bool = True
+    noise: Callable[[np.random.Generator], np.ndarray] | None = None
 
     def images(self, iterations: int = 12) -> Any:
         """Least-squares images `[contrast, *voxels]`: exact where pointwise, else by conjugate gradients (iterative SENSE)."""
@@ -122,7 +124,8 @@ def from_images(images: np.ndarray, weights: np.ndarray | None = None) -> DataTe
     bound = tf.constant(np.ones(shape) if weights is None else np.asarray(weights), real_dtype(images.dtype))
     complex_bound = tf.cast(bound, images.dtype)
     energy = float(np.sum(np.abs(images) ** 2 * bound.numpy(), dtype=np.float64))
-    return DataTerm(tf.constant(images) * complex_bound, lambda x: x * complex_bound, bound, bound, True, energy, images.size)
+    noise = partial(pointwise_noise, bound.numpy(), images.shape, images.dtype)
+    return DataTerm(tf.constant(images) * complex_bound, lambda x: x * complex_bound, bound, bound, True, energy, images.size, noise=noise)
 
 
 def cartesian(kspace: np.ndarray, maps: np.ndarray, mask: np.ndarray | None = None) -> DataTerm:
@@ -161,9 +164,16 @@ def cartesian(kspace: np.ndarray, maps: np.ndarray, mask: np.ndarray | None = No
     diagonal = tf.constant(power * share)
     if whole:
         weights = tf.cast(bound, dtype)
-        return DataTerm(tf.constant(rhs), lambda x: x * weights, bound, diagonal, True, energy, samples)
+        noise = partial(pointwise_noise, bound.numpy(), rhs.shape, dtype)
+        return DataTerm(tf.constant(rhs), lambda x: x * weights, bound, diagonal, True, energy, samples, noise=noise)
     gram = _masked_transform(sampled, maps)
-    return DataTerm(tf.constant(rhs), gram, bound, diagonal, False, energy, samples)
+
+    def grid_noise(random: np.random.Generator) -> np.ndarray:
+        drawn = white((len(rhs), *maps.shape), dtype, random) * sampled[:, None]
+        back: np.ndarray = (maps.conj() * ifftc(drawn, axes)).sum(1).astype(dtype)
+        return back
+
+    return DataTerm(tf.constant(rhs), gram, bound, diagonal, False, energy, samples, noise=grid_noise)
 
 
 def noncartesian(
@@ -204,20 +214,33 @@ def noncartesian(
     real = real_dtype(dtype)
     density = np.ones(points.shape[:2], real) if weights is None else np.broadcast_to(np.asarray(weights, real), points.shape[:2])
     maps = np.ascontiguousarray(maps, dtype)
-    plans = [nufft.plan(np.ascontiguousarray(one), image, tolerance, dtype) for one in points]
-    rhs = np.stack([(maps.conj() * plan.adjoint(data * w)).sum(0) for plan, data, w in zip(plans, kspace, density, strict=True)])
+
+    def planned(one: np.ndarray) -> nufft.Nufft:
+        return nufft.plan(np.ascontiguousarray(one), image, tolerance, dtype)
+
+    plans = [planned(one) for one in points]
+
+    def adjoint(data: np.ndarray) -> np.ndarray:
+        every = zip(points, data, density, strict=True)
+        return np.stack([(maps.conj() * planned(one).adjoint(part * w)).sum(0) for one, part, w in every])
+
+    rhs = adjoint(kspace)
     power = (np.abs(maps) ** 2).sum(0).astype(real)
     pairs = zip(plans, density, strict=True)
     largest = np.array([_largest(partial(plan.gram, weights=one), image, dtype) for plan, one in pairs], real)
-    shape = (-1, *[1] * len(image))
+    each = (-1, *[1] * len(image))
     diagonal = density.sum(1) / math.prod(image)
     if toeplitz is None:
         toeplitz = device.use_gpu() and len(image) == 2
     gram = _convolutions(points, density, maps) if toeplitz else _Transforms(plans, density, maps).shared()
     energy = float(np.sum(np.abs(kspace) ** 2 * density[:, None], dtype=np.float64))
-    bound = tf.constant(power * largest.reshape(shape))
-    near = tf.constant((power * diagonal.reshape(shape)).astype(real))
-    return DataTerm(tf.constant(rhs), gram, bound, near, False, energy, kspace.size, graph=bool(toeplitz))
+    bound = tf.constant(power * largest.reshape(each))
+    near = tf.constant((power * diagonal.reshape(each)).astype(real))
+    samples = float(density.sum(dtype=np.float64)) * len(maps)
+    shape = kspace.shape
+    return DataTerm(
+        tf.constant(rhs), gram, bound, near, False, energy, samples, bool(toeplitz), lambda random: adjoint(white(shape, dtype, random))
+    )
 
 
 def from_operator(operator: LinearOperator, data: np.ndarray) -> DataTerm:
@@ -242,7 +265,25 @@ def from_operator(operator: LinearOperator, data: np.ndarray) -> DataTerm:
     probe = _noise(tuple(rhs.shape), np.dtype(dtype))
     mean = float(np.vdot(probe, gram(tf.constant(probe)).numpy()).real / np.vdot(probe, probe).real)
     energy = float(np.sum(np.abs(data) ** 2, dtype=np.float64))
-    return DataTerm(rhs, gram, bound, bound * (mean / largest), False, energy, data.size)
+
+    def noise(random: np.random.Generator) -> np.ndarray:
+        back: np.ndarray = operator.adjoint(tf.constant(white(data.shape, np.dtype(dtype), random))).numpy()
+        return back
+
+    return DataTerm(rhs, gram, bound, bound * (mean / largest), False, energy, data.size, noise=noise)
+
+
+def pointwise_noise(bound: np.ndarray, shape: Sequence[int], dtype: Any, random: np.random.Generator) -> np.ndarray:
+    """E^H n where E^H E is the product with `bound`; see `DataTerm.noise`."""
+    drawn: np.ndarray = np.sqrt(bound) * white(shape, dtype, random)
+    return drawn
+
+
+def white(shape: Sequence[int], dtype: Any, random: np.random.Generator) -> np.ndarray:
+    """Complex noise of variance 1: 1/2 in each part."""
+    real = real_dtype(np.dtype(dtype))
+    drawn: np.ndarray = (random.standard_normal(shape, real) + 1j * random.standard_normal(shape, real)) * real.type(np.sqrt(0.5))
+    return drawn.astype(dtype, copy=False)
 
 
 def _masked_transform(sampled: np.ndarray, maps: np.ndarray) -> SharedGram:
@@ -338,9 +379,7 @@ def _largest(gram: Callable[[np.ndarray], np.ndarray], shape: Sequence[int], dty
 
 
 def _noise(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    random = np.random.default_rng(0)
-    values: np.ndarray = (random.standard_normal(shape) + 1j * random.standard_normal(shape)).astype(dtype)
-    return values
+    return white(shape, dtype, np.random.default_rng(0))
 
 
 def _finite(data: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from recon import device
 from recon.arrays import real_dtype
 from recon.cache import Cache
+from recon.quantitative import replicas
 from recon.quantitative.data_term import DataTerm, as_shared
 from recon.quantitative.lanes import Blocks, Times
 from recon.quantitative.linearised import Linearisation, PrimalDual, total
@@ -24,6 +25,7 @@ from recon.quantitative.model import Map, ModelError, SignalModel
 from recon.quantitative.pixelwise import BATCH, COMPILED, fit_pixelwise, flat_fields, map_deviations, with_fields
 from recon.quantitative.real_unknowns import Components, covariance, gradient, normal_matrix
 from recon.quantitative.regularisers import build
+from recon.quantitative.replicas import Solved
 from recon.quantitative.settings import Settings
 from recon.quantitative.slices import SliceData, of_term
 
@@ -73,8 +75,10 @@ class RegularisedFit:
     Attributes:
         model: that was fitted.
         parameters: unknowns, complex `[unknown, *voxels]`; amplitudes in the units of the data.
-        covariance: as in `PixelwiseFit`, from each voxel's own Jacobian and the residual of all data: what the noise would do
-            without regularisation and without aliasing. An approximation: regularised maps vary less, and are biased instead.
+        covariance: as in `PixelwiseFit`: what noise of the residual's level does to the maps (`recon.quantitative.replicas`), not how
+            far regularisation leads them from the truth. Without replicas (`Settings.replicas` 0, no regularisation, blocks of
+            slices, data whose noise cannot be drawn), from each voxel's own Jacobian: what the noise would do without
+            regularisation and aliasing, several times as much.
         steps: what was reported, the start values first.
     """
 
@@ -195,7 +199,36 @@ class _Fit:
             callback(step)
             if number and abs(steps[-2].cost - step.cost) < settings.rtol * steps[0].cost:
                 break
-        return RegularisedFit(self.physical, steps[-1].parameters, self._covariance(parameters), tuple(steps))
+        spread = self._covariance(parameters)
+        if settings.replicas and self.solver.regulariser.radii and self.term.noise is not None:
+            solved = Solved(self.solver, self.operands, problem, gamma, delta, reference or 0.0, solution)
+            spread = self._scattered(solved, parameters, scales, spread, sum(step.iterations for step in steps))
+        return RegularisedFit(self.physical, steps[-1].parameters, spread, tuple(steps))
+
+    def _scattered(self, solved: Solved, parameters: Any, scales: np.ndarray, bound: np.ndarray, iterations: int) -> np.ndarray:
+        """The covariance of `replicas.scattered`, of a fit that took so many iterations."""
+        import tensorflow as tf
+
+        rows, found = self._rows(scales), self._physical(parameters)
+        unsure = vague(self.model, found, np.sqrt(np.einsum("uu...->u...", bound)))
+        chosen = tf.constant(np.stack([unsure[n] for n, _ in self.components.table]))
+        level = float(np.sqrt(2 * self._data_cost(parameters) / self.energy / self.term.samples))
+        columns = [column * self.scale for column in self._columns(self._derivatives(parameters)[1], rows)]
+        count = self.settings.replicas
+        each = replicas.iterations(iterations, count)
+        both = replicas.redrawn(solved, self.term, columns, self.energy, level, chosen, count, each)
+        below, above = (
+            np.stack([self._physical(self.model.constrain(self.components.join(one * rows))) for one in tf.unstack(every)])
+            for every in both
+        )
+        amplitudes = [n for n, unknown in enumerate(self.model.unknowns) if unknown.amplitude]
+        return replicas.scattered(found, below, above, bound, amplitudes)
+
+    def _columns(self, jacobian: Any, rows: Any) -> list[Any]:
+        """Of the scaled components, see `Components.columns`."""
+        import tensorflow as tf
+
+        return [column * tf.cast(row, column.dtype) for column, row in zip(self.components.columns(jacobian), rows, strict=True)]
 
     def _linearise(self, parameters: Any) -> tuple[Linearisation, np.ndarray]:
         """The problem around these unknowns, and the scale of each: how much of it is 1."""
@@ -206,7 +239,7 @@ class _Fit:
         scales = np.where(norms > 0, self.norm / np.where(norms > 0, norms, 1) / np.sqrt(self.energy) / self.scale, 1.0)
         pulled = self.scale * (self.scale * self.term.gram(signal) - self.term.rhs)
         rows = self._rows(scales)
-        columns = [column * tf.cast(row, column.dtype) for column, row in zip(self.components.columns(jacobian), rows, strict=True)]
+        columns = self._columns(jacobian, rows)
         factor = tf.constant(self.energy, rows.dtype)
         slope = factor * gradient(columns, pulled)
         curvature = factor * self.scale**2 * normal_matrix(columns, self.term.bound)
@@ -311,19 +344,34 @@ def settled(model: SignalModel, images: np.ndarray, parameters: np.ndarray, devi
 
     A single amplitude is then fitted anew to the images: beside a short T2, that of noise is thousands of times the signal.
     """
-    size, changed = np.abs(parameters), np.zeros(parameters.shape[1:], bool)
+    changed = np.zeros(parameters.shape[1:], bool)
     amplitudes = [n for n, unknown in enumerate(model.unknowns) if unknown.amplitude]
-    with np.errstate(invalid="ignore"):
-        silent = (size[amplitudes] < _SIGNAL * deviation[amplitudes]).all(0) if amplitudes else np.zeros(parameters.shape[1:], bool)
-        for n, unknown in enumerate(model.unknowns):
-            # Unknowns of either sign, such as frequencies, may be near 0 and well known.
-            vague = silent | (deviation[n] > size[n] / 2) if unknown.lower >= 0 else silent
-            if unknown.real and not vague.all():
-                parameters[n][vague] = np.median(parameters[n][~vague].real)
-                changed |= vague
+    for row, unsure in zip(parameters, vague(model, parameters, deviation), strict=True):
+        if unsure.any() and not unsure.all():
+            row[unsure] = np.median(row[~unsure].real)
+            changed |= unsure
     if len(amplitudes) == 1:
         _fit_amplitude(model, images, parameters, np.flatnonzero(changed), amplitudes[0])
     return parameters
+
+
+def vague(model: SignalModel, parameters: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Which real unknowns the noise leaves undetermined, bool `[unknown, *voxels]`.
+
+    Args:
+        model: whose unknowns.
+        parameters, deviation: of a fit without regularisation, `[unknown, *voxels]`.
+    """
+    size = np.abs(parameters)
+    amplitudes = [n for n, unknown in enumerate(model.unknowns) if unknown.amplitude]
+    unsure = np.zeros(size.shape, bool)
+    with np.errstate(invalid="ignore"):
+        silent = (size[amplitudes] < _SIGNAL * deviation[amplitudes]).all(0) if amplitudes else unsure[0]
+        for n, unknown in enumerate(model.unknowns):
+            # Unknowns of either sign, such as frequencies, may be near 0 and well known.
+            if unknown.real:
+                unsure[n] = silent | (deviation[n] > size[n] / 2) if unknown.lower >= 0 else silent
+    return unsure
 
 
 def _fit_amplitude(model: SignalModel, images: np.ndarray, parameters: np.ndarray, voxels: np.ndarray, row: int) -> None:

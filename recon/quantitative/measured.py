@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -129,4 +130,9 @@ def stacked(terms: Sequence[DataTerm]) -> DataTerm:
         sum(term.energy for term in terms),
         sum(term.samples for term in terms),
         all(term.graph for term in terms),
+        None if any(term.noise is None for term in terms) else partial(_stacked_noise, terms),
     )
+
+
+def _stacked_noise(terms: Sequence[DataTerm], random: np.random.Generator) -> np.ndarray:
+    return np.stack([term.noise(random) for term in terms if term.noise is not None], 1)

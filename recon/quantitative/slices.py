@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class SliceData:
     gram: Callable[..., Any] | None
     operands: tuple[np.ndarray, ...]
     energy: float
-    samples: int
+    samples: float
     graph: bool = True
 
     @property
@@ -64,7 +65,8 @@ class SliceData:
         def apply(x: Any) -> Any:
             return x * tf.cast(bound, x.dtype) if gram is None else gram(x, *operands)
 
-        return DataTerm(rhs, apply, bound, tf.constant(self.diagonal), self.pointwise, self.energy, self.samples, self.graph)
+        noise = partial(data_term.pointwise_noise, self.bound, self.rhs.shape, self.rhs.dtype) if self.pointwise else None
+        return DataTerm(rhs, apply, bound, tf.constant(self.diagonal), self.pointwise, self.energy, self.samples, self.graph, noise)
 
 
 def images(volume: np.ndarray, weights: np.ndarray | None = None) -> SliceData:

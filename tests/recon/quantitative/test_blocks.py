@@ -23,7 +23,7 @@ from tests.recon.conftest import relative_error
 from tests.recon.quantitative.small_models import Decay, FlipAngles, add_noise, tubes
 
 SLICES, SIZE = 7, 12
-STEPS: dict[str, Any] = {"max_gn_it": 2, "start_iters": 12, "dz": 0.6, "rtol": 0, "atol": 0, "stag": 0}
+STEPS: dict[str, Any] = {"max_gn_it": 2, "start_iters": 12, "dz": 0.6, "rtol": 0, "atol": 0, "stag": 0, "replicas": 0}
 
 
 def volume(count: int = SLICES, size: int = SIZE) -> np.ndarray:
@@ -235,7 +235,7 @@ from recon.quantitative.irgn import fit
 from recon.quantitative.lanes import Blocks
 from recon.quantitative.settings import Settings
 from tests.recon.quantitative.small_models import FlipAngles
-settings = Settings("TGV", max_gn_it=1, start_iters=1)
+settings = Settings("TGV", max_gn_it=1, start_iters=1, replicas=0)
 def one(count, size, blocks):
     random = np.random.default_rng(0)
     images = random.random((5, count, size, size), np.float32).astype(np.complex64)
