@@ -211,7 +211,7 @@ def _walsh(images: Array, kernel_size: int, dominant: Callable[[Array], Array]) 
     space = namespace(images)
     coils, rows, *rest = images.shape
     maps = space.empty_like(images)
-    reference = _mean_coil(images)
+    reference = mean_coil(images)
     height = max(1, _SLAB_VALUES // (coils**2 * math.prod(rest)))
     halo = kernel_size // 2
 
@@ -269,10 +269,17 @@ def _inverse(values: Array) -> Array:
     return space.where(above, 1 / space.where(above, values, 1), 0)
 
 
-def _mean_coil(images: Array) -> Array:
-    """Dominant coil combination of the whole image, `[coil]`."""
+def mean_coil(images: Array) -> Array:
+    """Dominant coil combination `[coil]` of images or k-space `[coil, ...]`; the first coil of some weight has the phase 0.
+
+    (An eigenvector's phase is otherwise what the library happens to give.)
+    """
     flat = images.reshape(images.shape[0], -1)
-    return namespace(flat).linalg.eigh(flat @ flat.conj().T)[1][:, -1]
+    space = namespace(flat)
+    vector = space.linalg.eigh(flat @ flat.conj().T)[1][:, -1]
+    size = space.abs(vector)
+    first = vector[(size > 0.1 * size.max()).argmax()]
+    return vector * (first.conj() / space.abs(first))
 
 
 def _inati(images: Array, kernel_size: int | tuple[int, ...], iterations: int, tolerance: float) -> Array:

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.linalg
 
 from recon.arrays import Array, complex_dtype, like, real_dtype, through_arrays
+from recon.coils import mean_coil
 from recon.namespace import namespace
 from recon.resident import resident
 from recon.waves import waves
@@ -114,7 +115,7 @@ def espirit_eigen(
     vectors = space.empty((len(centre), sets, coils, *shape), kspace.dtype)
     values = space.empty((len(centre), sets, *shape), real_dtype(kspace.dtype))
     for index, one in enumerate(centre):
-        _eigen(_lags(_projector(one, kernel, threshold), coils, kernel), _reference(one), vectors[index], values[index])
+        _eigen(_lags(_projector(one, kernel, threshold), coils, kernel), mean_coil(one), vectors[index], values[index])
     return vectors.reshape(*batch, *vectors.shape[1:]), values.reshape(*batch, *values.shape[1:])
 
 
@@ -123,12 +124,6 @@ def _each_axis(name: str, given: int | Sequence[int], rank: int) -> tuple[int, .
     if len(sizes) != rank or min(sizes) < 1:
         raise ValueError(f"espirit: {name} {given}, expected a positive number or one for each of {rank} axes")
     return sizes
-
-
-def _reference(centre: Array) -> Array:
-    """Dominant combination of the coils, `[coil]`."""
-    flat = centre.reshape(len(centre), -1)
-    return namespace(flat).linalg.eigh(flat @ flat.conj().T)[1][:, -1]
 
 
 def _projector(centre: Array, kernel: tuple[int, ...], threshold: float) -> Array:

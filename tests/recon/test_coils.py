@@ -19,6 +19,8 @@ from recon.coils import (
     walsh,
     whitening_matrix,
 )
+from recon.espirit import espirit
+from recon.fourier import fftc
 from recon.phantoms import birdcage_coils, shepp_logan
 from tests.recon.conftest import random_complex, relative_error
 
@@ -199,3 +201,17 @@ def test_compression_arguments_are_checked(arguments: Any) -> None:
 def test_compression_agrees_with_the_oracle(oracle: Any) -> None:
     fitted = CoilCompressor.fit(oracle["phantom64_multicoil"], 4, coil_axis=-3)
     assert fitted.energy[:4].sum() == pytest.approx(0.99614, abs=1e-4)
+
+
+@pytest.mark.parametrize("estimate", [walsh, lambda images: espirit(fftc(images, (-2, -1)), calibration=16)])
+def test_the_phase_of_maps_is_not_left_to_the_library(estimate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eigenvectors of LAPACK and of a GPU's library differ in sign."""
+    images = birdcage_coils(4, (32, 32)).astype(np.complex64) * (shepp_logan((32, 32)) + 0.01).astype(np.complex64)
+    expected, plain = estimate(images), np.linalg.eigh
+
+    def turned(matrix: np.ndarray) -> Any:
+        values, vectors = plain(matrix)
+        return values, vectors * np.complex64(np.exp(1j))
+
+    monkeypatch.setattr(np.linalg, "eigh", turned)
+    assert relative_error(expected, estimate(images)) < 1e-5
