@@ -163,6 +163,7 @@ class QuantitativeFit(Gadget):
             max_iters=max(3 * self.inner_iterations, default.max_iters),
             gamma=default.gamma * self.strength,
             gamma_min=default.gamma_min * self.strength,
+            replicas=default.replicas if self.deviations else 0,
         )
 
     def _check_names(self, fits: Fits) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from recon.arrays import complex_dtype, real_dtype
 from recon.fourier import ifftc
-from recon.quantitative.data_term import DataTerm, SharedGram
+from recon.quantitative.data_term import DataTerm, SharedGram, white
 from recon.quantitative.measured import Measured
 
 
@@ -44,7 +44,15 @@ def simultaneous(kspace: np.ndarray, maps: np.ndarray, phases: np.ndarray, mask:
     sampled = np.abs(kspace).max(1) > 0 if mask is None else np.broadcast_to(np.asarray(mask, bool), (len(kspace), *kspace.shape[2:]))
     kspace, maps = kspace * sampled[:, None], maps.astype(dtype)
     phasors = np.exp(1j * phases).astype(dtype)[:, :, None]
-    rhs = (maps.conj() * ifftc(kspace[:, :, None] * phasors.conj(), (-2, -1))).sum(1).astype(dtype)
+
+    def adjoint(data: np.ndarray) -> np.ndarray:
+        back: np.ndarray = (maps.conj() * ifftc(data[:, :, None] * phasors.conj(), (-2, -1))).sum(1).astype(dtype)
+        return back
+
+    def noise(random: np.random.Generator) -> np.ndarray:
+        return adjoint(white(kspace.shape, dtype, random) * sampled[:, None])
+
+    rhs = adjoint(kspace)
     power = (np.abs(maps) ** 2).sum(0).astype(real_dtype(dtype))
     share = sampled.mean(axis=(1, 2)).astype(power.dtype)[:, None, None, None]
     # Of the sum of n slices' k-spaces |.|^2 is at most n times the sum of theirs.
@@ -54,7 +62,7 @@ def simultaneous(kspace: np.ndarray, maps: np.ndarray, phases: np.ndarray, mask:
     turns = tf.constant(np.fft.ifftshift(phasors, 1))
     gram = SharedGram("simultaneous", _gram, (points, turns, tf.constant(maps)))
     energy = float(np.sum(np.abs(kspace) ** 2, dtype=np.float64))
-    return DataTerm(tf.constant(rhs), gram, bound, diagonal, False, energy, int(sampled.sum()) * kspace.shape[1])
+    return DataTerm(tf.constant(rhs), gram, bound, diagonal, False, energy, int(sampled.sum()) * kspace.shape[1], noise=noise)
 
 
 def _gram(x: Any, points: Any, turns: Any, coils: Any) -> Any:
