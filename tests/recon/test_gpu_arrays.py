@@ -60,6 +60,7 @@ JOBS: dict[str, tuple[np.ndarray, Callable[[Any, Any], Any]]] = {
     "walsh_volume": (VOLUME, lambda k, _: walsh(k, 4, rank=3)),
     "inati": (IMAGES, lambda k, _: inati(k)),
     "inati_volume": (VOLUME, lambda k, _: inati(k, (1, 5, 4), rank=3)),
+    "inati_large": (np.repeat(IMAGES[None], 64, 0), lambda k, _: inati(k)),
     "nlinv": (GRID, lambda k, _: nlinv(k, newton_steps=3)[1]),
     "gridding": (RADIAL, lambda k, s: gridding(k, SPOKES[0], None, SHAPE, s)),
     "gridded_magnitude": (RADIAL, lambda k, _: gridded_magnitude(k, SPOKES[0], None, SHAPE)),
