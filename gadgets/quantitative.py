@@ -221,6 +221,8 @@ class _Work:
                 for due in self.gathering.add(item):
                     self._begin(due, put)
             for due in self.gathering.finish():
+                if due.complete and not due.group.settled:
+                    self.context.count("slices that no LAST_IN_... flag told to be complete")
                 self._begin(due, put)
             for due, times in self._unpaired:
                 self._fit(due, times, put)

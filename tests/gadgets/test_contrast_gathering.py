@@ -153,3 +153,64 @@ def test_calibration_readouts_go_with_the_maps_and_make_none_themselves() -> Non
     found = told(gathering(minimum=0), [*calibration, *elsewhere, *sequential()])
     assert summary(found) == [(20, (0, 1, 2), True)]
     assert found[0][1].group.calibration == calibration
+
+
+def test_calibration_of_the_first_repetition_serves_the_later_ones_until_it_comes_again() -> None:
+    def calibration(**counters: int) -> list[Acquisition]:
+        return [readout(0, line, Flag.IS_PARALLEL_CALIBRATION, **counters) for line in range(LINES)]
+
+    first, again = calibration(), calibration(repetition=2)
+    scan = [*first, *sequential(), *sequential(repetition=1), *again, *sequential(repetition=2)]
+    assert [due.group.calibration for _, due in told(gathering(minimum=0), scan)] == [first, first, again]
+
+
+def test_calibration_of_all_slices_goes_with_a_group_of_simultaneous_ones() -> None:
+    calibration = [readout(0, line, Flag.IS_PARALLEL_CALIBRATION, slice=slice_) for slice_ in range(4) for line in range(LINES)]
+    gather = Gathering(header(), "contrast", CONTRASTS, 0, simultaneous=True)
+    found = told(gather, [*calibration, *sequential(slice=0), *sequential(slice=1)])
+    assert [(due.group.key.slice, due.group.calibration) for _, due in found] == [(0, calibration), (1, calibration)]
+
+
+def test_repetitions_that_count_beyond_16_bits_are_fitted_one_by_one() -> None:
+    scan = [one for repetition in (65534, 65535, 0, 1) for one in sequential(repetition=repetition)]
+    found = [due for _, due in told(gathering(minimum=0), scan)]
+    assert [due.group.key.repetition for due in found] == [65534, 65535, 0, 1]
+    assert all(len(items) == LINES for due in found for items in due.group.contrasts.values())
+
+
+def test_a_double_angle_pair_is_a_group_of_its_own() -> None:
+    pair = [readout(contrast, line, set=1) for contrast in range(2) for line in range(LINES)]
+    gather = Gathering(header(), "contrast", CONTRASTS, 0, pair_set=1)
+    found = told(gather, [*pair, *sequential(), *sequential(repetition=1)])
+    assert [(due.group.key.pair, due.contrasts, due.missing) for _, due in found] == [
+        (True, (0, 1), ()),
+        (False, (0, 1, 2), ()),
+        (False, (0, 1, 2), ()),
+    ]
+    late = told(Gathering(header(), "contrast", CONTRASTS, 0, pair_set=1), [*pair[:LINES], *sequential()])
+    assert [(due.group.key.pair, due.contrasts, due.missing) for _, due in late] == [(False, (0, 1, 2), ()), (True, (0,), (1,))]
+
+
+def test_contrasts_that_ended_early_are_not_among_those_that_are_fitted() -> None:
+    found = told(gathering(minimum=0), sequential()[: 2 * LINES + 1])
+    assert [(due.contrasts, due.missing, dict(due.short)) for _, due in found] == [((0, 1), (), {2: (1, LINES)})]
+    # Echoes of a train end together; those of the slice before tell how long they are.
+    scan = [*interleaved(), *interleaved(slice=1)[: 3 * CONTRASTS]]
+    (_, whole), (_, cut) = told(gathering(minimum=0), scan)
+    assert (whole.contrasts, dict(whole.short)) == ((0, 1, 2), {})
+    assert (cut.contrasts, dict(cut.short)) == ((), dict.fromkeys(range(CONTRASTS), (3, LINES)))
+
+
+def test_without_any_flag_a_cartesian_contrast_must_have_its_centre() -> None:
+    limits = "<kspace_encoding_step_1><minimum>0</minimum><maximum>3</maximum><center>2</center></kspace_encoding_step_1>"
+    xml = header().xml.decode().replace("<segment>", f"{limits}<segment>")
+
+    def cut(lines: int) -> Due:
+        scan = interleaved()[: lines * CONTRASTS]
+        for one in scan:
+            one.header["flags"] = 0
+        ((_, due),) = told(gathering(minimum=0, head=Header(xml)), scan)
+        return due
+
+    assert dict(cut(1).short) == dict.fromkeys(range(CONTRASTS), (1, LINES))
+    assert dict(cut(3).short) == {}
