@@ -25,8 +25,9 @@ class UNetRecon(RealtimeGadget):
     """3D U-Net over x, y and time on gridded coil images: magnitudes of undersampled radial or spiral frames. Acquisition -> Image.
 
     As in Jaubert et al. (Image_Reconstruction_Inter4k). Frames are those of `RealtimeRecon`. They are gathered in clips, see `Clips`;
-    the image of every frame leaves once, in order, when the clip it is due with is complete. Each frame is gridded, coils compressed
-    as fitted to the first clip of a slice; scans of fewer coils than the network takes leave its last channels 0.
+    the image of every frame leaves once, in order, when the clip it is due with is complete. Each frame is gridded, coils turned to
+    virtual ones, the strongest first, as fitted to the first clip of a slice; scans of fewer coils than the network takes leave its
+    last channels 0.
 
     When the network fails, an image of it is not finite, or the image's size does not fit it, the root of the sum of squares of the
     gridded coil images goes out, marked (`NetworkFailed` in its attributes), counted and warned of once.
@@ -155,12 +156,13 @@ class _Series:
         return attempt(lambda: self.network(coil_images), shape)
 
     def _fitted(self, samples: list[Samples]) -> np.ndarray:
-        """The coil compression ``[virtual, coil]`` of a clip; the identity where there are no more coils than the network takes."""
+        """The coil compression ``[virtual, coil]`` of a clip: as many virtual coils as the network takes, the strongest first.
+
+        A scan of no more coils is turned as well: the network has learnt which channels are the strong ones.
+        """
         from recon.coils import CoilCompressor
 
-        coils, wanted = len(samples[0].data), self.gadget.coils or self.network.coils
-        if coils <= wanted:
-            return np.eye(coils, dtype=np.complex64)
+        wanted = min(len(samples[0].data), self.gadget.coils or self.network.coils)
         data = np.concatenate([one.data for one in samples], axis=1)
         return CoilCompressor.fit(data, wanted).matrix.astype(np.complex64)
 

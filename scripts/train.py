@@ -1,6 +1,7 @@
 """Train a network on data simulated on the fly, by a recipe.
 
     python scripts/train.py configs/training/fastdvdnet_spiral.yaml -o OUT [--anatomy anatomy.npz] [--minutes M] [--steps N] [--jit]
+    python scripts/train.py configs/training/fastdvdnet_spiral.yaml --evaluate NAME.weights.h5 [...] [--anatomy anatomy.npz]
 
 Writes OUT/weights.weights.h5 (single precision), OUT/metrics.json (recipe, time, steps, curve, metrics on held-out data, versions),
 OUT/logs (for TensorBoard, where that is installed) and OUT/pictures (held-out examples). Every half minute OUT/checkpoint.weights.h5 and
@@ -20,7 +21,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def main() -> None:
     """Train by a recipe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("-o", "--output", type=Path)
+    target.add_argument("--evaluate", type=Path, nargs="+", help="no training: these files of weights on the recipe's held-out data")
     parser.add_argument("--anatomy", type=Path, help="npz with uint8 images `train` and `validation` (scripts/anatomy.py)")
     parser.add_argument("--minutes", type=float, help="instead of the recipe's")
     parser.add_argument("--until", type=float, help="end at this time (seconds since 1970) instead of after some minutes")
@@ -69,6 +72,10 @@ def main() -> None:
     )
     if arguments.until is not None:
         settings.minutes = (arguments.until - time.time()) / 60
+    if arguments.evaluate:
+        for path, found in evaluate(recipe, settings, arguments.evaluate, anatomy_of(arguments.anatomy)[1]):
+            print(json.dumps({"weights": str(path), **found}), flush=True)
+        return
     arguments.output.mkdir(parents=True, exist_ok=True)
     train(recipe, settings, arguments.output, anatomy_of(arguments.anatomy), arguments.steps, arguments.resume, arguments.jit)
     sys.stdout.flush()
@@ -190,6 +197,19 @@ def train(
     (output / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
     pictures(network, held_out, output / "pictures")
     return result
+
+
+def evaluate(
+    recipe: Recipe, settings: Training, weights: Sequence[Path], anatomy: np.ndarray | None
+) -> Iterator[tuple[Path, dict[str, dict[str, float]]]]:
+    """Each file, and what its network and the network's input reach on held-out data; in single precision."""
+    (task,) = recipe.task.build([anatomy])
+    network = recipe.network.build()
+    network(tf.nest.map_structure(lambda x: x[:1], task(tf.constant([VALIDATION_SEED, 0]), 1)[0]))
+    validate = compiled_validation(network, task, max(1, settings.batch // 2))
+    for path in weights:
+        network.load_weights(path)
+        yield path, validate()
 
 
 def rate(largest: float, share: float) -> float:
