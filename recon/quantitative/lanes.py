@@ -56,13 +56,25 @@ class Blocks:
 
     def lanes(self) -> Lanes:
         """What moves them."""
-        import tensorflow as tf
-
-        names = self.devices
-        if not names:
-            names = tuple(one.name for one in tf.config.list_logical_devices("GPU")) if device.use_gpu() else ("CPU:0",)
+        names = self.devices or (available() if device.use_gpu() else ("CPU:0",))
         ahead = (0 if all("CPU" in name for name in names) else _AHEAD) if self.ahead is None else self.ahead
         return Lanes(names, ahead)
+
+
+def available() -> tuple[str, ...]:
+    """Names of the GPUs in use, or where there is none of TensorFlow's CPU devices."""
+    import tensorflow as tf
+
+    return tuple(one.name for one in tf.config.list_logical_devices("GPU" if device.use_gpu() else "CPU"))
+
+
+def numbered(numbers: Sequence[int]) -> tuple[str, ...]:
+    """Names of devices by their number among those available. Raises ValueError for one that is not there."""
+    names = available()
+    missing = [number for number in numbers if not 0 <= number < len(names)]
+    if missing:
+        raise ValueError(f"there is no device {missing[0]}: {len(names)} found, counted from 0 ({', '.join(names)})")
+    return tuple(names[number] for number in numbers)
 
 
 @dataclass(frozen=True)

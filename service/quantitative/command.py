@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from recon.quantitative.irgn import Step
+    from recon.quantitative.lanes import Blocks
     from service.quantitative.fitting import Options, Result
     from service.quantitative.source import Source
 
@@ -100,7 +101,7 @@ def fit(
     recon_type: Annotated[str, _pyqmri("recon_type", "without effect")] = "",
     streamed: Annotated[str, _pyqmri("streamed", "True: volumes larger than the device's memory, in blocks of --par_slices")] = "False",
     par_slices: Annotated[int, _pyqmri("par_slices", "slices of a block")] = 1,
-    devices: Annotated[str, _pyqmri("devices", "without effect")] = "",
+    devices: Annotated[str, _pyqmri("devices", "numbers of the GPUs that get blocks of --streamed in turn: 0,1; -1: all")] = "-1",
     coils_3d: Annotated[str, _pyqmri("estCoils3D", "without effect: maps of volumes are found in three dimensions")] = "",
 ) -> None:
     """Fit maps of tissue parameters (T1, T2, T2*, ...) to raw data or images of several contrasts.
@@ -122,9 +123,8 @@ def fit(
         raise SourceError(f"--par_slices must be at least 1, not {par_slices}")
     if _truth("--sms", sms):
         raise SourceError("simultaneous slices are not fitted from their own k-space: reconstruct them first (cartesian_sms.xml)")
-    for unused, text in (("--recon_type", recon_type), ("--devices", devices)):
-        if text and not quiet:
-            _stderr.print(f"{unused} has no effect here", style="dim")
+    if recon_type and not quiet:
+        _stderr.print("--recon_type has no effect here", style="dim")
     prepare_folder(output, paths)
     name = _model_name(model, modelfile, modelname)
     direct = {"TE": te, "TI": ti, "TR": tr, "flip_angle": fa, "b_value": b}
@@ -148,7 +148,7 @@ def fit(
             imagespace=_truth("--imagespace", imagespace),
             cg_guess=_truth("--useCGguess", usecg),
             masked=mask != "none",
-            block_slices=par_slices if _truth("--streamed", streamed) else None,
+            blocks=_blocks(par_slices, devices) if _truth("--streamed", streamed) else None,
         )
         if not quiet:
             _print_notes([*source.notes, *notes])
@@ -245,6 +245,16 @@ def _constants(option: str, text: str) -> list[float] | None:
     if not all(isinstance(value, float) for value in numbers):
         raise typer.BadParameter(f"{text!r}: write numbers with commas between them", param_hint=option)
     return None if numbers == [-1.0] else numbers
+
+
+def _blocks(slices: int, devices: str) -> Blocks:
+    from recon.quantitative.lanes import Blocks, numbered
+
+    numbers = _constants("--devices", devices)
+    try:
+        return Blocks(slices, () if numbers is None else numbered([int(number) for number in numbers]))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--devices") from None
 
 
 def _model_name(model: str, modelfile: str, modelname: str) -> str:

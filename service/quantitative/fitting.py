@@ -11,6 +11,7 @@ import numpy as np
 from recon.quantitative.catalogue import model_from
 from recon.quantitative.data_term import DataTerm, from_images
 from recon.quantitative.irgn import Step, fit, start_values
+from recon.quantitative.lanes import Blocks
 from recon.quantitative.measured import Measured, stacked
 from recon.quantitative.model import Map, SignalModel
 from recon.quantitative.pixelwise import fit_pixelwise
@@ -46,7 +47,7 @@ class Options:
         imagespace: fit to images instead of k-space.
         cg_guess: start from iterative-SENSE images, not from gridded ones.
         masked: leave out air.
-        block_slices: slices of a volume that the device holds at a time; None for all.
+        blocks: of a volume that a device holds at a time, and the devices; None for all of it.
     """
 
     model: str
@@ -58,7 +59,7 @@ class Options:
     imagespace: bool = False
     cg_guess: bool = True
     masked: bool = True
-    block_slices: int | None = None
+    blocks: Blocks | None = None
 
 
 @dataclass(eq=False)
@@ -179,9 +180,9 @@ def _fit_group(
     else:
         weights = None if options.weights is None else np.asarray(options.weights, float)
         data: DataTerm | SliceData = term
-        if options.block_slices is not None and not term.pointwise and len(terms) > 1:
+        if options.blocks is not None and not term.pointwise and len(terms) > 1:
             data = stacked_slices(terms)  # slices of one term can only be cut where it needs no transform
-        blocks = None if flat else options.block_slices
+        blocks = None if flat else options.blocks
         result = fit(model, data, options.settings, weights, start, report, blocks)
         maps, rounds, fitted, deviation = result.maps(), [step.parameters for step in result.steps[1:]], result.model, result.deviation
         steps = result.steps

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,11 +173,42 @@ def test_slices_are_regularised_together(cartesian: Path, tmp_path: Path) -> Non
 
 
 def test_slices_streamed_through_the_device_give_the_same_maps(cartesian: Path, tmp_path: Path) -> None:
-    arguments = ("--set", "max_gn_it=1", "--set", "start_iters=20", "--reg", "TV", "--no-png")
+    arguments = ("--set", "max_gn_it=1", "--set", "start_iters=20", "--set", "replicas=0", "--reg", "TV", "--no-png")
     done(cartesian, "--model", "ExpDecay", "-o", tmp_path / "whole", *arguments)
     done(cartesian, "--model", "ExpDecay", "-o", tmp_path / "blocks", *arguments, "--streamed", "True", "--par_slices", "1")
     whole, blocks = (load(tmp_path / name / "T2_ms.nii.gz") for name in ("whole", "blocks"))
     np.testing.assert_allclose(blocks, whole, rtol=1e-3)
+
+
+_TWO_DEVICES = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from recon.quantitative.lanes import Lanes
+from service.cli import main
+lane = Lanes._lane
+def told(self, number, *rest):
+    print("lane", self.devices[number])
+    return lane(self, number, *rest)
+Lanes._lane = told
+main()
+"""
+
+
+def test_blocks_are_spread_over_the_devices_that_are_named(cartesian: Path, tmp_path: Path) -> None:
+    """The maps of one device to the bit."""
+    arguments = ("--model", "ExpDecay", "--set", "max_gn_it=1", "--set", "start_iters=5", "--reg", "TV", "--no-png", "--streamed", "True")
+    done(cartesian, *arguments, "-o", tmp_path / "one", "--devices", "0")
+    command = [sys.executable, "-c", _TWO_DEVICES, "fit", cartesian, *arguments, "-o", tmp_path / "two", "--devices", "1,0"]
+    two = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert two.returncode == 0, two.stderr[-2000:]
+    assert set(re.findall(r"lane \S*CPU:(\d)", two.stdout)) == {"0", "1"}
+    one, both = (load(tmp_path / name / "T2_ms.nii.gz") for name in ("one", "two"))
+    np.testing.assert_array_equal(both, one)
+    wrong = fit(cartesian, *arguments, "-o", tmp_path / "none", "--devices", "0,7")
+    assert wrong.exit_code == 2
+    assert "there is no device 7: 1 found, counted from 0" in wrong.output
 
 
 def test_a_volume_and_a_flip_angle_map(tmp_path: Path) -> None:
