@@ -182,9 +182,9 @@ class CartesianSeries(Task):
         lines = self.shape[0]
         wanted = round(lines / self.acceleration) - self.centre
         distance = np.abs(np.arange(lines) - lines // 2)
+        middle = (np.arange(lines) >= lines // 2 - self.centre // 2) & (np.arange(lines) < lines // 2 + (self.centre + 1) // 2)
         # Gumbel's trick: the largest of logarithm of the odds plus Gumbel noise are drawn without replacement.
-        odds = np.where(distance < self.centre / 2, -np.inf, -np.log(0.2 + distance / lines)).astype(np.float32)
+        odds = np.where(middle, -np.inf, -np.log(0.2 + distance / lines)).astype(np.float32)
         keys = odds - tf.math.log(-tf.math.log(draws.uniform([batch, self.count, lines], 1e-6, 1 - 1e-6)))
         threshold = tf.math.top_k(keys, wanted)[0][..., -1:]
-        middle = (np.arange(lines) >= lines // 2 - self.centre // 2) & (np.arange(lines) < lines // 2 + (self.centre + 1) // 2)
         return tf.cast((keys >= threshold) | middle, tf.float32)[:, None, :, :, None]
