@@ -17,8 +17,8 @@ from recon.operators.frames import Frames
 from recon.operators.linear import LinearOperator
 from recon.operators.sensitivity import Sensitivity
 
-WORKSPACE = 2**30
-"""Bytes of coil images that are transformed at once."""
+WORKSPACE = 2**28
+"""Bytes of coil images that are transformed at once; some three times as much is in use."""
 
 
 class BatchedGram(LinearOperator):

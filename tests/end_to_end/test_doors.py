@@ -26,7 +26,8 @@ DEADLINE = 90.0
 CONFIGS = ("cartesian_grappa", "radial_cgsense", "radial_realtime")
 Picture = tuple[bytes, dict, str, tuple[int, ...], bytes]
 RECONSTREAM = [sys.executable, "-m", "service.cli"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+# BLAS with another number of threads than in this process: images must not depend on it.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"}
 
 
 @dataclass
