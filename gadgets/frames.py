@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,12 +62,16 @@ class Series(NamedTuple):
 
 @dataclass(eq=False)
 class Readout:
-    """One readout without discarded samples. data: complex64 ``[coil, sample]``; trajectory: ``[sample, axis]``, see `Trajectories`."""
+    """One readout without discarded samples. data: complex64 ``[coil, sample]``; trajectory: ``[sample, axis]``, see `Trajectories`.
+
+    resident: a copy of the data on a GPU (CuPy), if there is one and they are finite.
+    """
 
     header: np.void
     data: np.ndarray
     trajectory: np.ndarray
     received: float
+    resident: Any = None
 
     @property
     def series(self) -> Series:

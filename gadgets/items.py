@@ -8,6 +8,7 @@ the same bytes in memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 from xml.sax.saxutils import escape
@@ -171,18 +172,36 @@ class Waveform(_Headed):
         return cls(np.frombuffer(bytearray(waveform.getHead()), WAVEFORM_HEADER)[0], np.array(waveform.data, np.uint32))
 
 
+@dataclass(eq=False)
+class Resident:
+    """Pixels of an image that are on a GPU, perhaps still being computed, for gadgets that go on with them there.
+
+    array: CuPy ``[channel, z, y, x]``; finish: what happens to them once they are fetched.
+    """
+
+    array: Any
+    finish: Callable[[np.ndarray], np.ndarray]
+
+    def fetch(self) -> np.ndarray:
+        """The pixels as a NumPy array, waited for."""
+        return self.finish(self.array.get())
+
+
 class Image(_Headed):
     """An image or volume.
 
     header: `IMAGE_HEADER` (its ``data_type``, ``matrix_size``, ``channels`` are made to agree with the data by the
-    constructor); data: ``[channel, z, y, x]`` of one of the eight ISMRMRD element types; attributes: ``meta``, parsed from the
-    received XML when first touched, so that an image that only passes through keeps its bytes.
+    constructor); data: ``[channel, z, y, x]`` of one of the eight ISMRMRD element types, or `Resident` pixels; attributes: ``meta``,
+    parsed from the received XML when first touched, so that an image that only passes through keeps its bytes.
     """
 
-    __slots__ = ("_attributes", "_meta", "data")
+    __slots__ = ("_attributes", "_data", "_meta", "resident")
 
-    def __init__(self, header: np.void | None, data: np.ndarray, meta: Meta | bytes | None = None) -> None:
+    def __init__(self, header: np.void | None, data: np.ndarray | Resident, meta: Meta | bytes | None = None) -> None:
         super().__init__()
+        self.resident = data if isinstance(data, Resident) else None
+        self._data = None if isinstance(data, Resident) else data
+        data = data.array if isinstance(data, Resident) else data
         self.header = blank(IMAGE_HEADER) if header is None else header
         if header is None:
             self.header["version"] = 1
@@ -192,12 +211,23 @@ class Image(_Headed):
         dtype = data.dtype.newbyteorder("<")
         if dtype not in DATA_TYPES:
             raise ValueError(f"Image: element type {data.dtype} is none of ISMRMRD's: {', '.join(map(str, DATA_TYPES))}; convert it first")
-        self.data = data
         self.header["data_type"] = DATA_TYPES[dtype]
         self.header["matrix_size"] = data.shape[:0:-1]
         self.header["channels"] = data.shape[0]
         self._attributes: bytes | None = meta if isinstance(meta, bytes) else None
         self._meta: Meta | None = None if isinstance(meta, bytes) else dict(meta or {})
+
+    @property
+    def data(self) -> np.ndarray:
+        """Pixels ``[channel, z, y, x]``; those that are still on a GPU are fetched when first touched."""
+        if self._data is None:
+            assert self.resident is not None
+            self._data = self.resident.fetch()
+        return self._data
+
+    @data.setter
+    def data(self, data: np.ndarray) -> None:
+        self._data, self.resident = data, None
 
     @property
     def meta(self) -> Meta:

@@ -13,6 +13,7 @@ from gadgets.base import Context, Gadget, ParameterError, Stream, parameter
 from gadgets.items import Image, Item
 from gadgets.layout import ImageType
 from gadgets.network_marks import NetworkMarks, attempt
+from recon import device
 
 if TYPE_CHECKING:
     from recon.networks.denoiser import Denoiser
@@ -70,7 +71,7 @@ class NetworkDenoise(Gadget):
         denoiser = self.denoiser()
         marks = NetworkMarks(self.name, "as they came", items.context)
         self._warm(denoiser, items.context, marks)
-        windows: dict[Series, deque[np.ndarray]] = {}
+        windows: dict[Series, deque[Any]] = {}
         held: dict[Series, list[Image]] = {}
         for image in items.of(Image):
             pixels = self._pixels(image, denoiser, marks)
@@ -104,8 +105,11 @@ class NetworkDenoise(Gadget):
             if planes <= 1 and denoiser.takes((rows, columns)):
                 marks.warmed(lambda: denoiser.warm((rows, columns)))
 
-    def _pixels(self, image: Image, denoiser: Denoiser, marks: NetworkMarks) -> np.ndarray | None:
-        """Magnitudes ``[z, y, x]``, or None for an image that the network cannot take."""
+    def _pixels(self, image: Image, denoiser: Denoiser, marks: NetworkMarks) -> Any:
+        """Magnitudes ``[z, y, x]`` of NumPy or CuPy, or None for an image that the network cannot take."""
+        resident = image.resident.array if image.resident is not None and denoiser.on_gpu else None
+        if resident is not None and resident.shape[0] == 1 and denoiser.takes(resident.shape[-2:]):
+            return abs(resident[0]).astype(np.float32, copy=False)  # made of finite samples
         data = image.data
         if data.shape[0] != 1 or not denoiser.takes(data.shape[-2:]):
             size = " x ".join(map(str, data.shape))
@@ -115,10 +119,10 @@ class NetworkDenoise(Gadget):
         if not np.isfinite(pixels).all():
             marks.failed(image.meta, "an image has pixels that are NaN or infinite")
             return None
-        return pixels
+        return device.put(pixels) if denoiser.on_gpu else pixels
 
-    def _denoised(self, image: Image, window: list[np.ndarray], denoiser: Denoiser, marks: NetworkMarks) -> Image:
-        pixels, why = attempt(lambda: denoiser(np.stack(window)), window[-1].shape)
+    def _denoised(self, image: Image, window: list[Any], denoiser: Denoiser, marks: NetworkMarks) -> Image:
+        pixels, why = attempt(lambda: denoiser(window), window[-1].shape)
         if not why and not np.isfinite(pixels).all():
             why = "the network gave pixels that are NaN or infinite"
         if why:

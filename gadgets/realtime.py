@@ -25,6 +25,7 @@ class RealtimeRecon(RealtimeGadget):
     every frame is reconstructed, and the images do not depend on how fast the readouts come.
     """
 
+    resident_readouts = True
     iterations: int = parameter(8, ge=1, help="most iterations of CG-SENSE")
 
     def imaging(self, reconstruction: Reconstruction) -> Imaging:

@@ -9,19 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from gadgets.base import Context, Gadget, parameter
 from gadgets.frames import Frame, Place, Readout, skipped
 from gadgets.geometry import image_header
-from gadgets.items import Acquisition, Image
+from gadgets.items import Acquisition, Image, Resident
 from gadgets.layout import Flag, ImageType
 from gadgets.meta import describe
 from gadgets.trajectories import Counter, Grid, Ordering, Source, Trajectories, Unit, is_radial, stack_equal, to_grid
+from recon import device
 from recon.cache import ArrayKey, Cache
 from recon.density import RotatedWeights, radial_weights
+from recon.namespace import namespace
 
 REHEARSAL = 8
 """Iterations of CG-SENSE, or griddings, before the first frame: some 10 ms for the sizes of real-time imaging."""
@@ -83,6 +85,9 @@ class NonCartesianGadget(Gadget):
     output: Literal["complex", "magnitude"] = parameter("complex", help="what the pixels are")
     image_series: int = parameter(1, ge=0, le=65535, help="image_series_index of the images")
 
+    resident_readouts: ClassVar[bool] = False
+    """Whether images are made of frames alone, so that on a GPU readouts may be copied there as they come."""
+
     @property
     def needs_maps(self) -> bool:
         """Whether the method combines coils by sensitivity maps."""
@@ -129,6 +134,14 @@ class _Geometry:
         for array in (self.trajectory, self.weights, self.inside):
             if array is not None:
                 array.setflags(write=False)  # one for many frames
+        self.all_inside = bool(self.inside.all())
+        self._resident_weights: Any = None
+
+    def resident_weights(self) -> Any:
+        """The weights on the GPU, copied there once."""
+        if self._resident_weights is None:
+            self._resident_weights = device.put(self.weights)
+        return self._resident_weights
 
 
 class Reconstruction:
@@ -149,6 +162,8 @@ class Reconstruction:
         self._geometries: Cache[_Geometry] = Cache(GEOMETRIES)
         self._density = RotatedWeights()
         self._told: set[str] = set()
+        # Copied as they come, so that little is left to do after the last one.
+        self._resident = gadget.resident_readouts and gadget.method == "root_sum_of_squares" and device.use_gpu()
 
     # -- readouts ----------------------------------------------------------------------------------------------------
 
@@ -173,12 +188,21 @@ class Reconstruction:
         first = int(header["discard_pre"])
         data = acquisition.data[:, first : first + len(trajectory)]
         readout = Readout(header, data, trajectory, acquisition.received)
+        if self._resident and _sum_is_finite(data):
+            readout.resident = self._put(data)
         if space not in self._grids:
             self._grids[space] = self._grid(readout, space)
         calibrating = calibration or acquisition.is_flag_set(Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING)
         if calibrating and readout.series.place not in self.maps:
             self._calibration.setdefault(readout.series.place, []).append(readout)
         return None if calibration else readout
+
+    def _put(self, data: np.ndarray) -> Any:
+        try:
+            return device.put(data)
+        except MemoryError as error:
+            self._tell(f"{error}; images are computed from the host's memory", "readouts that do not fit into GPU memory")
+            return None
 
     def _grid(self, readout: Readout, space: int) -> Grid:
         encoding = self.context.header.encoding(space)
@@ -224,7 +248,7 @@ class Reconstruction:
 
     def _finite(self, data: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The data with channels that are NaN or infinite throughout set to 0, and which of the `usable` samples are finite then."""
-        if np.isfinite(data.view(np.float32).sum()):  # a quarter of the time of looking at every sample
+        if _sum_is_finite(data):
             return data, usable
         finite = np.isfinite(data)
         if finite.all():
@@ -287,10 +311,14 @@ class Reconstruction:
 
     # -- images ------------------------------------------------------------------------------------------------------
 
-    def image(self, frame: Frame) -> np.ndarray:
+    def image(self, frame: Frame) -> Any:
         """Image ``[z, y, x]`` of a frame, complex or (root of the sum of squares) real; its place must have been calibrated where the
-        method needs maps."""
+        method needs maps. A NumPy array, or where the samples are on a GPU already one of CuPy."""
         gadget, series = self.gadget, frame.series
+        if all(readout.resident is not None for readout in frame.readouts):
+            image = self._gridded_there(frame)
+            if image is not None:
+                return image
         weighted = gadget.method in ("gridding", "root_sum_of_squares") or gadget.density_weighted
         samples = self.samples(frame.readouts, weighted=weighted)
         return self._volume(self._solve(samples, series.place), self._grids[series.space])
@@ -319,15 +347,37 @@ class Reconstruction:
             image = cg_sense(data, trajectory, maps, gadget.iterations, gadget.tolerance, gadget.regularization, weights)
         return image
 
+    def _gridded_there(self, frame: Frame) -> Any:
+        """The image of samples that are on the GPU, not waited for; None where some of them cannot be used, or it does not fit."""
+        from recon.gridded_magnitude import gridded_magnitude
+
+        space = frame.series.space
+        geometry, grid = self._geometry([readout.trajectory for readout in frame.readouts], space, True), self._grids[space]
+        if not geometry.all_inside:
+            return None
+        parts = [readout.resident for readout in frame.readouts]
+        try:
+            data = namespace(*parts).concatenate(parts, axis=1)
+            image = grid.cut(gridded_magnitude(data, geometry.trajectory, geometry.resident_weights(), grid.shape))
+        except MemoryError as error:
+            self._tell(f"{error}; images are computed on the CPU", "images that do not fit into GPU memory")
+            return None
+        image *= np.float32(grid.amplitude / np.sqrt(np.prod(grid.shape)))
+        return image.reshape((1,) * (3 - image.ndim) + image.shape)
+
     def _volume(self, image: np.ndarray, grid: Grid) -> np.ndarray:
         """The reconstructed field of view ``[z, y, x]`` in the units of the object, without NaN."""
-        image = grid.cut(image) * np.float32(grid.amplitude / np.sqrt(np.prod(grid.shape)))
-        if not np.isfinite(image).all():
-            self._tell("pixels that are NaN or infinite are replaced by 0", "pixels not finite, replaced by 0")
-            image = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
+        image = self._without_nan(grid.cut(image) * np.float32(grid.amplitude / np.sqrt(np.prod(grid.shape))))
         dtype = np.complex64 if np.iscomplexobj(image) else np.float32
         volume: np.ndarray = image.astype(dtype, copy=False).reshape((1,) * (3 - image.ndim) + image.shape)
         return volume
+
+    def _without_nan(self, pixels: np.ndarray) -> np.ndarray:
+        if np.isfinite(pixels).all():
+            return pixels
+        self._tell("pixels that are NaN or infinite are replaced by 0", "pixels not finite, replaced by 0")
+        finite: np.ndarray = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
+        return finite
 
     def rehearse(self, readout: Readout) -> None:
         """Reconstruct nothing, of the size of an image, while the first frame is still being measured.
@@ -352,14 +402,14 @@ class Reconstruction:
                 return
             cg_sense(nothing, trajectory, np.ones((coils, *grid.shape), np.complex64), REHEARSAL)
 
-    def item(self, frame: Frame, image: np.ndarray) -> Image:
-        """The image as an item, with the geometry, counters and times of the frame.
+    def item(self, frame: Frame, image: Any) -> Image:
+        """The image as an item, with the geometry, counters and times of the frame; pixels on a GPU stay there until they are needed.
 
         image_index and repetition have 16 bits and start again after 65535.
         """
         gadget, encoding = self.gadget, self.context.header.encoding(frame.series.space)
         complex_pixels = gadget.output == "complex"
-        pixels = image.astype(np.complex64, copy=False) if complex_pixels else np.abs(image)
+        pixels: Any = image.astype(np.complex64, copy=False) if complex_pixels else abs(image)
         header = image_header(
             frame.header,
             image.shape[::-1],
@@ -376,7 +426,7 @@ class Reconstruction:
             acquisition_header=frame.header,
             image_number=frame.number,
         )
-        item = Image(header, pixels[None], meta)
+        item = Image(header, pixels[None] if isinstance(pixels, np.ndarray) else Resident(pixels[None], self._without_nan), meta)
         item.received, item.triggered = frame.received, frame.triggered
         return item
 
@@ -390,6 +440,11 @@ def _espirit_maps(samples: Samples, shape: tuple[int, ...], spokes: int | None) 
     kernel = [min(6 if len(shape) == 2 else 4, (n + 1) // 2) for n in block.shape[1:]]
     maps: np.ndarray = espirit(block, shape, block.shape[1:], kernel, rank=len(shape))
     return maps
+
+
+def _sum_is_finite(data: np.ndarray) -> bool:
+    """Whether all complex samples are finite, in a quarter of the time of looking at each; False may be an overflow of the sum."""
+    return bool(np.isfinite(data.view(np.float32).sum()))
 
 
 def _mixed(matrix: np.ndarray, data: np.ndarray) -> np.ndarray:

@@ -64,6 +64,22 @@ class ArrayKey:
         return isinstance(other, ArrayKey) and self._kind == other._kind and self._bytes == other._bytes
 
 
+_keys: dict[int, tuple[weakref.ref[np.ndarray], ArrayKey]] = {}
+
+
+def array_key(array: np.ndarray) -> ArrayKey:
+    """The array's `ArrayKey`, made once for one that is read-only (`array.setflags(write=False)`) and owns its memory."""
+    if array.flags.writeable or not array.flags.owndata:
+        return ArrayKey(array)
+    number = id(array)
+    kept = _keys.get(number)
+    if kept is None or kept[0]() is not array:
+        # What has gone by then removes only its own entry: the number may be another array's.
+        forget = weakref.ref(array, lambda gone: _keys.pop(number, None) if _keys.get(number, (None,))[0] is gone else None)
+        kept = _keys[number] = forget, ArrayKey(array)
+    return kept[1]
+
+
 def _after_fork() -> None:
     """Start afresh in a forked child: another thread of the parent may have held a lock at that moment."""
     for cache in list(_caches):

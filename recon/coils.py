@@ -107,7 +107,7 @@ def combine(images: Array, maps: Array | None = None, rank: int = 2) -> Array:
         return _combine_tensor(images, maps, axis)
     xp = namespace(images)
     if maps is None:
-        return np.sqrt(_power(images, axis)) if xp is np else xp.sqrt((images.real**2 + images.imag**2).sum(axis))
+        return np.sqrt(_power(images, axis)) if xp is np else xp.linalg.norm(images, axis=axis)  # one kernel of CuPy's
     power = (maps.real**2 + maps.imag**2).sum(axis)
     return (maps.conj() * images).sum(axis) * xp.where(power > 0, 1 / xp.where(power > 0, power, 1), 0)
 

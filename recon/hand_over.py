@@ -34,6 +34,31 @@ def on_tensors(function: Callable[..., None], tensors: Sequence[Any], shape: Seq
     return result
 
 
+class Buffer:
+    """Memory of TensorFlow's on the GPU that CuPy writes and TensorFlow's functions read, time after time, without a copy.
+
+    shape, dtype: of the contents.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: Any) -> None:
+        import cupy
+        import tensorflow as tf
+
+        with tf.device("/GPU:0"):
+            self.tensor = tf.raw_ops.Fill(dims=_shape_tensor(tuple(shape)), value=_zero(tf.as_dtype(dtype)))
+        wait_for_tensorflow()
+        self.array = cupy.from_dlpack(_Capsule(self.tensor))
+
+    def call(self, function: Callable[[Any], Any]) -> Any:
+        """`function(tensor)` of what CuPy has written; its result as a NumPy array. Nothing is left to wait for."""
+        import cupy
+
+        wait_for_cupy()
+        result = function(self.tensor)
+        wait_for_tensorflow()
+        return cupy.from_dlpack(_Capsule(result)).get()
+
+
 @lru_cache(64)
 def _shape_tensor(shape: tuple[int, ...]) -> Any:
     """The shape, made once: a list of numbers costs more than the operation that takes it."""

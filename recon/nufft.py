@@ -26,7 +26,7 @@ from scipy.fft import next_fast_len
 
 from recon import device
 from recon.arrays import Array, complex_dtype, is_tensor, real_dtype
-from recon.cache import ArrayKey, Cache
+from recon.cache import Cache, array_key
 from recon.gpu_plans import GpuPlans, clear_pool
 from recon.hand_over import gradients_wanted, on_tensors
 
@@ -275,7 +275,7 @@ def plan(trajectory: np.ndarray, image_shape: Sequence[int], tolerance: float = 
     """Return the cached `Nufft` for these arguments, made if need be; see `Nufft`."""
     trajectory = np.ascontiguousarray(trajectory)
     kind = np.dtype(dtype).name if dtype is not None else None
-    key = (ArrayKey(trajectory), tuple(image_shape), float(tolerance), kind, device.use_gpu())
+    key = (array_key(trajectory), tuple(image_shape), float(tolerance), kind, device.use_gpu())
     return _cache.get(key, lambda: Nufft(trajectory, image_shape, tolerance, dtype))
 
 

@@ -44,7 +44,8 @@ def gridding(
     Args:
         kspace: complex `[..., coil, sample]`, array (NumPy or CuPy) or tensor.
         trajectory: `[sample, axis]` in rad/pixel, or `[..., sample, axis]` with the leading axes of `kspace`.
-        weights: density weights `[sample]` or `[..., sample]` like the trajectory; None finds them by `pipe_weights`.
+        weights: density weights `[sample]` or `[..., sample]` like the trajectory (of CuPy beside CuPy's k-space, or NumPy); None finds
+            them by `pipe_weights`.
         image_shape: pixels per axis.
         maps: sensitivity maps `[..., coil, *image_shape]`, to combine the coils.
         tolerance: relative accuracy of the NUFFT.
@@ -58,10 +59,9 @@ def gridding(
     trajectory = _check(kspace, trajectory, image_shape)
     if weights is None:
         weights = pipe_weights(trajectory, image_shape)
-    weights = np.asarray(weights)
     if weights.shape != trajectory.shape[:-1]:
         raise ValueError(f"weights of shape {weights.shape} do not fit a trajectory of shape {trajectory.shape}")
-    factors = np.expand_dims(weights, -2).astype(real_dtype(complex_dtype(kspace)), copy=False)
+    factors = weights[..., None, :].astype(real_dtype(complex_dtype(kspace)), copy=False)
 
     def coil_images(values: Array) -> Array:
         weighted = values * (factors if is_tensor(values) else namespace(values).asarray(factors))

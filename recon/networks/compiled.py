@@ -25,10 +25,19 @@ class Compiled:
         self._function, self._can_compile = function, hasattr(network, "weights")
         self._compiled: dict[tuple[tuple[int, ...], ...], Callable[..., Any]] = {}
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is compiled for a GPU, and takes its tensors."""
+        return self._can_compile and device.use_gpu()
+
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
         """The result for these arrays."""
-        result: np.ndarray = np.asarray(self._for(*arrays)(*arrays))
+        result: np.ndarray = np.asarray(self.tensor(*arrays))
         return result
+
+    def tensor(self, *arrays: Any) -> Any:
+        """The result for these arrays or tensors, as a tensor."""
+        return self._for(*arrays)(*arrays)
 
     def warm(self, *shapes_and_types: tuple[tuple[int, ...], type]) -> None:
         """On a GPU compile for arrays of these shapes and element types and run once; XLA takes a minute. On a CPU do nothing."""
@@ -37,15 +46,15 @@ class Compiled:
             if tuple(array.shape for array in arrays) not in self._compiled:
                 self(*arrays)
 
-    def _for(self, *arrays: np.ndarray) -> Callable[..., Any]:
-        shapes = tuple(array.shape for array in arrays)
+    def _for(self, *arrays: Any) -> Callable[..., Any]:
+        shapes = tuple(tuple(array.shape) for array in arrays)
         if shapes not in self._compiled:
             if len(self._compiled) >= KEPT:
                 self._compiled.clear()
             self._compiled[shapes] = self._compile(arrays) if self._can_compile else self._function
         return self._compiled[shapes]
 
-    def _compile(self, arrays: tuple[np.ndarray, ...]) -> Callable[..., Any]:
+    def _compile(self, arrays: tuple[Any, ...]) -> Callable[..., Any]:
         import tensorflow as tf
 
         signature = [tf.TensorSpec(array.shape, tf.as_dtype(array.dtype)) for array in arrays]

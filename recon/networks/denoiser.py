@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from recon.networks.compiled import Compiled
+from recon.arrays import Array
+from recon.hand_over import Buffer
+from recon.networks.compiled import KEPT, Compiled
 from recon.networks.normalization import min_max, window_scale
 from recon.networks.weights import Architecture, WeightsError, catalogue, load, load_file
 
 
 class Denoiser:
-    """Windows of magnitude images ``[frame, z, y, x]``, the oldest first, to the newest one ``[z, y, x]``.
+    """Windows of magnitude images ``[z, y, x]``, the oldest first, to the newest one.
 
     Args:
         name: of the weights, for the record.
@@ -33,6 +36,8 @@ class Denoiser:
         self.frames_first = layout == "frames_first"
         self._function = Compiled(self._run, network)
         self._warm: set[tuple[int, ...]] = set()
+        self._buffers: dict[tuple[int, ...], Buffer] = {}
+        self._lock = threading.Lock()
 
     @property
     def needs(self) -> str:
@@ -44,15 +49,36 @@ class Denoiser:
         """Whether images ``[y, x]`` of this size fit."""
         return all(n > 0 and n % self.multiple == 0 for n in shape)
 
-    def __call__(self, window: np.ndarray) -> np.ndarray:
-        """Denoise; float32. Raises whatever the network's runtime raises."""
-        return self._function(np.ascontiguousarray(window, np.float32))
+    @property
+    def on_gpu(self) -> bool:
+        """Whether images may stay on the GPU on their way into it."""
+        return self._function.on_gpu
+
+    def __call__(self, window: Sequence[Array]) -> np.ndarray:
+        """Denoise images ``[z, y, x]``, the oldest first, each of NumPy or (with `on_gpu`) CuPy; float32.
+
+        Raises whatever the network's runtime raises.
+        """
+        if not self.on_gpu:
+            return self._function(np.stack(window).astype(np.float32, copy=False))
+        import cupy
+
+        shape = (len(window), *window[-1].shape)
+        with self._lock:  # several threads would write to the same buffer
+            if shape not in self._buffers:
+                if len(self._buffers) >= KEPT:
+                    self._buffers.clear()
+                self._buffers[shape] = Buffer(shape, np.float32)
+            buffer = self._buffers[shape]
+            cupy.stack([cupy.asarray(image, np.float32) for image in window], out=buffer.array)
+            result: np.ndarray = buffer.call(self._function.tensor)
+            return result
 
     def warm(self, shape: Sequence[int]) -> None:
         """Compile for images ``[y, x]``, and run once. Raises whatever the network's runtime raises."""
         whole = (self.frames, 1, *shape)
         if whole not in self._warm:
-            self(np.zeros(whole, np.float32))
+            self(list(np.zeros(whole, np.float32)))
             self._warm.add(whole)
 
     def _run(self, window: Any) -> Any:

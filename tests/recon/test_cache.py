@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recon.cache import ArrayKey, Cache
+from recon.cache import ArrayKey, Cache, _keys, array_key
 
 
 @given(size=st.integers(1, 5), keys=st.lists(st.integers(0, 8), max_size=40))
@@ -58,3 +58,18 @@ def test_arrays_are_told_apart_by_shape_type_and_every_value() -> None:
     assert key == ArrayKey(same)
     assert key != ArrayKey(array)
     assert ArrayKey(same[::2]) == ArrayKey(same[::2].copy())
+
+
+def test_keys_of_read_only_arrays_are_made_once() -> None:
+    array = np.arange(6.0)
+    assert array_key(array) is not array_key(array)
+    array.setflags(write=False)
+    key = array_key(array)
+    assert array_key(array) is key
+    assert key == ArrayKey(np.arange(6.0))
+    view = array[:]  # somebody else may own a writeable array behind a view
+    assert array_key(view) is not array_key(view)
+    number = id(array)
+    assert number in _keys
+    del array
+    assert number not in _keys

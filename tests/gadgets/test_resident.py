@@ -1,0 +1,130 @@
+"""Real-time images that stay on a GPU from readout to network; the GPU is a stand-in (`scripts/gpu_chains.py` has a real one)."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gadgets.items import Acquisition, Image, Resident
+from recon import device, gpu_plans
+from recon.networks import denoiser as module
+from recon.networks.denoiser import Denoiser
+from scripts import simulate
+from service.local import reconstruct
+from tests.recon import strict_cupy
+from tests.recon.conftest import relative_error
+
+CHAIN = "radial_realtime.xml"
+OPTIONS: dict[str, Any] = {"method": "root_sum_of_squares", "output": "magnitude", "coils": ""}
+
+
+@pytest.fixture(scope="module")
+def scan() -> simulate.Scan:
+    return simulate.radial(32, coils=4, spokes=7, frames=4)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name, fake in strict_cupy.modules().items():
+        monkeypatch.setitem(sys.modules, name, fake)
+    monkeypatch.setattr(device, "_gpu", True)
+    yield sys.modules["cupy"]
+    gpu_plans.clear_pool()
+
+
+def pixels(scan: simulate.Scan, **options: Any) -> list[np.ndarray]:
+    return [image.data for image in reconstruct(scan.items, CHAIN, header=scan.header, **{**OPTIONS, **options})]
+
+
+@pytest.fixture(scope="module")
+def expected(scan: simulate.Scan) -> list[np.ndarray]:
+    return pixels(scan)
+
+
+def test_images_are_those_of_the_cpu(scan: simulate.Scan, expected: list[np.ndarray], gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    residents = []
+    fetch = Resident.fetch
+    monkeypatch.setattr(Resident, "fetch", lambda self: residents.append(self) or fetch(self))
+    found = pixels(scan)
+    assert len(found) == len(residents) == 4
+    for one, other in zip(found, expected, strict=True):
+        assert isinstance(one, np.ndarray)
+        assert one.dtype == np.float32
+        assert relative_error(other, one) < 2e-3
+
+
+def test_samples_whose_sum_overflows_take_the_long_way(scan: simulate.Scan, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoilt = [item.with_data(item.data.copy()) if isinstance(item, Acquisition) else item for item in scan.items]
+    readouts = [item for item in spoilt if isinstance(item, Acquisition)]
+    readouts[-3].data[1, 5] = np.float32(3e38)  # finite, but the sum is not
+    readouts[-3].data[1, 6] = np.float32(3e38)
+    fetched: list[Resident] = []
+    monkeypatch.setattr(Resident, "fetch", lambda self: fetched.append(self) or self.finish(self.array.get()))
+    found = pixels(simulate.Scan(scan.header, spoilt, scan.truth), perform_noise_adjust=False)
+    assert len(found) == 4
+    assert len(fetched) == 3
+    assert all(np.isfinite(one).all() for one in found)
+
+
+def test_what_does_not_fit_is_computed_from_the_host(
+    scan: simulate.Scan, expected: list[np.ndarray], gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(gpu, "concatenate", full, raising=False)
+    for one, other in zip(pixels(scan), expected, strict=True):
+        assert relative_error(other, one) < 2e-3
+    monkeypatch.undo()
+
+
+class FakeBuffer:
+    """`recon.hand_over.Buffer` without a GPU."""
+
+    def __init__(self, shape: Any, dtype: Any) -> None:
+        self.array = strict_cupy.DeviceArray(np.zeros(shape, dtype))
+
+    def call(self, function: Any) -> np.ndarray:
+        return np.asarray(function(self.array.host))
+
+
+class Mean:
+    """A network that could be compiled."""
+
+    weights = ()
+
+    def __call__(self, inputs: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.reduce_mean(inputs, -1, keepdims=True)
+
+
+def test_windows_stay_there_on_their_way_into_the_network(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Buffer", FakeBuffer)
+    monkeypatch.setattr("recon.networks.compiled.Compiled._compile", lambda self, arrays: self._function)
+    mean = Denoiser("mean", Mean(), 3, "none")
+    assert mean.on_gpu
+    random = np.random.default_rng(0)
+    images = [random.random((1, 8, 8), np.float32) for _ in range(4)]
+    for n in (0, 1):  # the buffer of the first is used again
+        window = images[n : n + 3]
+        found = mean([strict_cupy.DeviceArray(one) if m else one for m, one in enumerate(window)])
+        assert isinstance(found, np.ndarray)
+        assert np.allclose(found, np.mean(window, 0), atol=1e-6)
+    assert len(mean._buffers) == 1
+
+
+def test_pixels_are_fetched_once_when_touched() -> None:
+    array = strict_cupy.DeviceArray(np.ones((1, 1, 2, 3), np.float32))
+    fetched = []
+    image = Image(None, Resident(array, lambda pixels: fetched.append(1) or 2 * pixels))
+    assert (int(image.matrix_size[0]), int(image.matrix_size[1]), int(image.channels)) == (3, 2, 1)
+    assert not fetched
+    assert image.data.sum() == image.data.sum() == 12
+    assert fetched == [1]
+    image.data = np.zeros((1, 1, 2, 3), np.float32)
+    assert image.resident is None
+    assert image.data.sum() == 0
