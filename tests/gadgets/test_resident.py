@@ -39,17 +39,28 @@ def pixels(scan: simulate.Scan, **options: Any) -> list[np.ndarray]:
     return [image.data for image in reconstruct(scan.items, CHAIN, header=scan.header, **{**OPTIONS, **options})]
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Resident]:
+    """What is fetched from now on."""
+    fetched: list[Resident] = []
+    fetch = Resident.fetch
+
+    def noted(self: Resident) -> np.ndarray:
+        fetched.append(self)
+        return fetch(self)
+
+    monkeypatch.setattr(Resident, "fetch", noted)
+    return fetched
+
+
 @pytest.fixture(scope="module")
 def expected(scan: simulate.Scan) -> list[np.ndarray]:
     return pixels(scan)
 
 
 def test_images_are_those_of_the_cpu(scan: simulate.Scan, expected: list[np.ndarray], gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    residents = []
-    fetch = Resident.fetch
-    monkeypatch.setattr(Resident, "fetch", lambda self: residents.append(self) or fetch(self))
+    fetched = counted(monkeypatch)
     found = pixels(scan)
-    assert len(found) == len(residents) == 4
+    assert len(found) == len(fetched) == 4
     for one, other in zip(found, expected, strict=True):
         assert isinstance(one, np.ndarray)
         assert one.dtype == np.float32
@@ -61,8 +72,7 @@ def test_samples_whose_sum_overflows_take_the_long_way(scan: simulate.Scan, gpu:
     readouts = [item for item in spoilt if isinstance(item, Acquisition)]
     readouts[-3].data[1, 5] = np.float32(3e38)  # finite, but the sum is not
     readouts[-3].data[1, 6] = np.float32(3e38)
-    fetched: list[Resident] = []
-    monkeypatch.setattr(Resident, "fetch", lambda self: fetched.append(self) or self.finish(self.array.get()))
+    fetched = counted(monkeypatch)
     found = pixels(simulate.Scan(scan.header, spoilt, scan.truth), perform_noise_adjust=False)
     assert len(found) == 4
     assert len(fetched) == 3
@@ -119,8 +129,13 @@ def test_windows_stay_there_on_their_way_into_the_network(gpu: Any, monkeypatch:
 
 def test_pixels_are_fetched_once_when_touched() -> None:
     array = strict_cupy.DeviceArray(np.ones((1, 1, 2, 3), np.float32))
-    fetched = []
-    image = Image(None, Resident(array, lambda pixels: fetched.append(1) or 2 * pixels))
+    fetched: list[int] = []
+
+    def doubled(pixels: np.ndarray) -> np.ndarray:
+        fetched.append(1)
+        return 2 * pixels
+
+    image = Image(None, Resident(array, doubled))
     assert (int(image.matrix_size[0]), int(image.matrix_size[1]), int(image.channels)) == (3, 2, 1)
     assert not fetched
     assert image.data.sum() == image.data.sum() == 12

@@ -71,5 +71,5 @@ def test_keys_of_read_only_arrays_are_made_once() -> None:
     assert array_key(view) is not array_key(view)
     number = id(array)
     assert number in _keys
-    del array
+    del array, view
     assert number not in _keys
