@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from recon.arrays import Array, matched
+from recon import device
+from recon.arrays import Array, complex_dtype, is_tensor, matched
 from recon.cache import ArrayKey, Cache
 from recon.operators.linear import LinearOperator
 from recon.operators.shapes import check_fit
@@ -61,20 +62,22 @@ class OffResonance(LinearOperator):
         key = (ArrayKey(field_map), ArrayKey(times), segments, tolerance)
         found = _kept.get(key, lambda: _Segments(field_map, times, segments, tolerance))
         self.fourier, self.segments, self.error = fourier, len(found.phasors), found.error
-        self.interpolators, self.phasors = found.interpolators, found.phasors
+        self.interpolators, self.phasors, self._found = found.interpolators, found.phasors, found
 
     def forward(self, x: Array) -> Array:
-        check_fit("field_map", self.phasors.shape[1:], x, "the image")
+        phasors, interpolators = self._found.like(x)
+        check_fit("field_map", phasors.shape[1:], x, "the image")
         parts = (
             self._timed(self.fourier.forward(x * matched(phasor, x)), interpolator)
-            for phasor, interpolator in zip(self.phasors, self.interpolators, strict=True)
+            for phasor, interpolator in zip(phasors, interpolators, strict=True)
         )
         return sum(parts, next(parts))
 
     def adjoint(self, y: Array) -> Array:
+        phasors, interpolators = self._found.like(y)
         parts = (
             self.fourier.adjoint(self._timed(y, interpolator.conj())) * matched(phasor.conj(), y)
-            for phasor, interpolator in zip(self.phasors, self.interpolators, strict=True)
+            for phasor, interpolator in zip(phasors, interpolators, strict=True)
         )
         return sum(parts, next(parts))
 
@@ -104,8 +107,18 @@ class _Segments:
         interpolators = _interpolators(frequencies, weights, centres, unique)
         self.interpolators = interpolators[:, inverse.reshape(times.shape)]
         self.phasors: np.ndarray = np.exp(-2j * np.pi * np.multiply.outer(centres, field_map))
-        for array in (self.interpolators, self.phasors):
-            array.setflags(write=False)
+        self._single: list[np.ndarray] = []
+
+    def like(self, x: Array) -> tuple[Array, Array]:
+        """Phases and interpolators in the precision and on the device of `x`; for tensors in double precision."""
+        if is_tensor(x) or complex_dtype(x) == np.complex128:
+            return self.phasors, self.interpolators
+        if not self._single:
+            self._single = [array.astype(np.complex64) for array in (self.phasors, self.interpolators)]
+            for array in self._single:
+                array.setflags(write=False)  # copied to a GPU only once
+        phasors, interpolators = (device.put(array) if hasattr(x, "get") else array for array in self._single)
+        return phasors, interpolators
 
 
 _kept: Cache[_Segments] = Cache(8)
