@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from recon import device
 from recon.resident import resident
+from tests.recon import strict_cupy
 
 
 class OnGpu:
@@ -23,6 +25,8 @@ class OnGpu:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, module in strict_cupy.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(device, "_gpu", True)
     monkeypatch.setattr(device, "put", OnGpu)
 
@@ -61,3 +65,13 @@ def test_other_errors_are_not_hidden() -> None:
 
     with pytest.raises(RuntimeError, match="illegal"):
         resident(wrong)(np.ones(3), np.ones(3))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_only_leading_arrays_are_copied() -> None:
+    def kinds(*arguments: Any) -> Any:
+        return OnGpu(np.array([isinstance(one, OnGpu) for one in arguments]))
+
+    ones = np.ones(3)
+    assert resident(kinds)(ones, 5, ones).tolist() == [True, False, False]
+    assert resident(kinds)(ones, ones, ones).tolist() == [True, True, False]
