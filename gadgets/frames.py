@@ -16,6 +16,7 @@ import numpy as np
 from gadgets.header import Header
 from gadgets.items import Acquisition
 from gadgets.layout import Flag
+from recon.cache import ArrayKey
 
 SKIPPED: dict[Flag, str] = {
     Flag.IS_NOISE_MEASUREMENT: "noise",
@@ -72,6 +73,9 @@ class Readout:
     trajectory: np.ndarray
     received: float
     resident: Any = None
+
+    def __post_init__(self) -> None:
+        self.key = ArrayKey(self.trajectory)  # now, while the frame is still being measured
 
     @property
     def series(self) -> Series:

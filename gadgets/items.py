@@ -174,9 +174,9 @@ class Waveform(_Headed):
 
 @dataclass(eq=False)
 class Resident:
-    """Pixels of an image that are on a GPU, perhaps still being computed, for gadgets that go on with them there.
+    """Magnitudes of an image that are on a GPU, perhaps still being computed, for gadgets that go on with them there.
 
-    array: CuPy ``[channel, z, y, x]``; finish: what happens to them once they are fetched.
+    array: CuPy, float32 ``[channel, z, y, x]``; finish: what happens to them once they are fetched.
     """
 
     array: Any

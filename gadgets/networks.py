@@ -72,6 +72,8 @@ class NetworkDenoise(Gadget):
         marks = NetworkMarks(self.name, "as they came", items.context)
         self._warm(denoiser, items.context, marks)
         windows: dict[Series, deque[Any]] = {}
+        if denoiser.on_gpu:
+            items.context.rehearsals.append(lambda image: self._rehearse(image, windows, denoiser))
         held: dict[Series, list[Image]] = {}
         for image in items.of(Image):
             pixels = self._pixels(image, denoiser, marks)
@@ -105,11 +107,17 @@ class NetworkDenoise(Gadget):
             if planes <= 1 and denoiser.takes((rows, columns)):
                 marks.warmed(lambda: denoiser.warm((rows, columns)))
 
+    def _rehearse(self, image: Image, windows: dict[Series, deque[Any]], denoiser: Denoiser) -> None:
+        """Denoise for nothing, to keep warm; a failure is met again, and told, with a real image."""
+        window = windows.get(_series(image))
+        if window is not None and len(window) == denoiser.frames:
+            attempt(lambda: denoiser(list(window)), window[-1].shape)
+
     def _pixels(self, image: Image, denoiser: Denoiser, marks: NetworkMarks) -> Any:
         """Magnitudes ``[z, y, x]`` of NumPy or CuPy, or None for an image that the network cannot take."""
         resident = image.resident.array if image.resident is not None and denoiser.on_gpu else None
         if resident is not None and resident.shape[0] == 1 and denoiser.takes(resident.shape[-2:]):
-            return abs(resident[0]).astype(np.float32, copy=False)  # made of finite samples
+            return resident[0]  # magnitudes made of finite samples
         data = image.data
         if data.shape[0] != 1 or not denoiser.takes(data.shape[-2:]):
             size = " x ".join(map(str, data.shape))

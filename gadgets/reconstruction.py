@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +22,7 @@ from gadgets.layout import Flag, ImageType
 from gadgets.meta import describe
 from gadgets.trajectories import Counter, Grid, Ordering, Source, Trajectories, Unit, is_radial, stack_equal, to_grid
 from recon import device
-from recon.cache import ArrayKey, Cache
+from recon.cache import Cache
 from recon.density import RotatedWeights, radial_weights
 from recon.namespace import namespace
 
@@ -137,10 +138,11 @@ class _Geometry:
         self.all_inside = bool(self.inside.all())
         self._resident_weights: Any = None
 
-    def resident_weights(self) -> Any:
-        """The weights on the GPU, copied there once."""
+    def resident_weights(self, factor: float) -> Any:
+        """The weights times a factor (always the same) on the GPU, copied there once."""
         if self._resident_weights is None:
-            self._resident_weights = device.put(self.weights)
+            assert self.weights is not None
+            self._resident_weights = device.put(self.weights * np.float32(factor))
         return self._resident_weights
 
 
@@ -162,6 +164,7 @@ class Reconstruction:
         self._geometries: Cache[_Geometry] = Cache(GEOMETRIES)
         self._density = RotatedWeights()
         self._told: set[str] = set()
+        self._silent = False
         # Copied as they come, so that little is left to do after the last one.
         self._resident = gadget.resident_readouts and gadget.method == "root_sum_of_squares" and device.use_gpu()
 
@@ -222,7 +225,7 @@ class Reconstruction:
         channels = {len(readout.data) for readout in readouts}
         if len(channels) > 1:
             raise ValueError(f"readouts of one image have different numbers of channels: {', '.join(map(str, sorted(channels)))}")
-        geometry = self._geometry([readout.trajectory for readout in readouts], space, weighted)
+        geometry = self._geometry(readouts, space, weighted)
         trajectory, weights = geometry.trajectory, geometry.weights
         data, usable = self._finite(np.concatenate([readout.data for readout in readouts], axis=1), geometry.inside)
         if not usable.all():
@@ -232,15 +235,14 @@ class Reconstruction:
             data = _mixed(self._compressors[place], data)
         return Samples(np.ascontiguousarray(data), trajectory, weights, usable)
 
-    def _geometry(self, trajectories: list[np.ndarray], space: int, weighted: bool) -> _Geometry:
+    def _geometry(self, readouts: Sequence[Readout], space: int, weighted: bool) -> _Geometry:
         """Where the samples lie; most scans come back to the same places after some frames."""
-        together = np.concatenate(trajectories)
-        key = (space, weighted, tuple(map(len, trajectories)), ArrayKey(together))
-        return self._geometries.get(key, lambda: self._located(trajectories, together, space, weighted))
+        key = (space, weighted, *(readout.key for readout in readouts))
+        return self._geometries.get(key, lambda: self._located([readout.trajectory for readout in readouts], space, weighted))
 
-    def _located(self, trajectories: list[np.ndarray], together: np.ndarray, space: int, weighted: bool) -> _Geometry:
+    def _located(self, trajectories: list[np.ndarray], space: int, weighted: bool) -> _Geometry:
         grid = self._grids[space]
-        trajectory = to_grid(together, self.gadget.trajectory_unit, self.context.header.encoding(space), grid)
+        trajectory = to_grid(np.concatenate(trajectories), self.gadget.trajectory_unit, self.context.header.encoding(space), grid)
         spokes = stack_equal(trajectories)
         weights = self._weights(trajectory, None if spokes is None else spokes.shape, grid) if weighted else None
         # An image of larger pixels than the encoded ones does not reach the outer frequencies.
@@ -268,8 +270,19 @@ class Reconstruction:
             return radial_weights(views, grid.shape).reshape(-1)
         return self._density.of(trajectory, grid.shape)
 
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Count and tell nothing meanwhile: what is computed a second time has been told of."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+
     def _tell(self, message: str, count: str, by: int = 1) -> None:
         """Count, and warn the first time."""
+        if self._silent:
+            return
         self.context.count(count, by)
         if message not in self._told:
             self._told.add(message)
@@ -352,17 +365,17 @@ class Reconstruction:
         from recon.gridded_magnitude import gridded_magnitude
 
         space = frame.series.space
-        geometry, grid = self._geometry([readout.trajectory for readout in frame.readouts], space, True), self._grids[space]
+        geometry, grid = self._geometry(frame.readouts, space, True), self._grids[space]
         if not geometry.all_inside:
             return None
         parts = [readout.resident for readout in frame.readouts]
         try:
             data = namespace(*parts).concatenate(parts, axis=1)
-            image = grid.cut(gridded_magnitude(data, geometry.trajectory, geometry.resident_weights(), grid.shape))
+            weights = geometry.resident_weights(grid.amplitude / math.sqrt(math.prod(grid.shape)))
+            image = grid.cut(gridded_magnitude(data, geometry.trajectory, weights, grid.shape))
         except MemoryError as error:
             self._tell(f"{error}; images are computed on the CPU", "images that do not fit into GPU memory")
             return None
-        image *= np.float32(grid.amplitude / np.sqrt(np.prod(grid.shape)))
         return image.reshape((1,) * (3 - image.ndim) + image.shape)
 
     def _volume(self, image: np.ndarray, grid: Grid) -> np.ndarray:
@@ -409,7 +422,12 @@ class Reconstruction:
         """
         gadget, encoding = self.gadget, self.context.header.encoding(frame.series.space)
         complex_pixels = gadget.output == "complex"
-        pixels: Any = image.astype(np.complex64, copy=False) if complex_pixels else abs(image)
+        if complex_pixels and not isinstance(image, np.ndarray):
+            image = self._without_nan(device.get(image))
+        if isinstance(image, np.ndarray):
+            pixels: Any = (image.astype(np.complex64, copy=False) if complex_pixels else np.abs(image))[None]
+        else:
+            pixels = Resident(image[None], self._without_nan)
         header = image_header(
             frame.header,
             image.shape[::-1],
@@ -426,7 +444,7 @@ class Reconstruction:
             acquisition_header=frame.header,
             image_number=frame.number,
         )
-        item = Image(header, pixels[None] if isinstance(pixels, np.ndarray) else Resident(pixels[None], self._without_nan), meta)
+        item = Image(header, pixels, meta)
         item.received, item.triggered = frame.received, frame.triggered
         return item
 
