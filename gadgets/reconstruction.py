@@ -16,6 +16,7 @@ import numpy as np
 
 from gadgets.base import Context, Gadget, parameter
 from gadgets.frames import Frame, Place, Readout, skipped
+from gadgets.gathered import Gathered
 from gadgets.geometry import image_header
 from gadgets.items import Acquisition, Image, Resident
 from gadgets.layout import Flag, ImageType
@@ -24,7 +25,6 @@ from gadgets.trajectories import Counter, Grid, Ordering, Source, Trajectories, 
 from recon import device
 from recon.cache import Cache
 from recon.density import RotatedWeights, radial_weights
-from recon.namespace import namespace
 
 REHEARSAL = 8
 """Iterations of CG-SENSE, or griddings, before the first frame: some 10 ms for the sizes of real-time imaging."""
@@ -166,6 +166,7 @@ class Reconstruction:
         self._told: set[str] = set()
         self._silent = False
         # Copied as they come, so that little is left to do after the last one.
+        self._gathered = Gathered()
         self._resident = gadget.resident_readouts and gadget.method == "root_sum_of_squares" and device.use_gpu()
 
     # -- readouts ----------------------------------------------------------------------------------------------------
@@ -193,6 +194,8 @@ class Reconstruction:
         readout = Readout(header, data, trajectory, acquisition.received)
         if self._resident and _sum_is_finite(data):
             readout.resident = self._put(data)
+        if self._resident and not calibration:
+            self._gathered.add(readout)
         if space not in self._grids:
             self._grids[space] = self._grid(readout, space)
         calibrating = calibration or acquisition.is_flag_set(Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING)
@@ -332,6 +335,7 @@ class Reconstruction:
             image = self._gridded_there(frame)
             if image is not None:
                 return image
+        self._gathered.restart()
         weighted = gadget.method in ("gridding", "root_sum_of_squares") or gadget.density_weighted
         samples = self.samples(frame.readouts, weighted=weighted)
         return self._volume(self._solve(samples, series.place), self._grids[series.space])
@@ -368,9 +372,8 @@ class Reconstruction:
         geometry, grid = self._geometry(frame.readouts, space, True), self._grids[space]
         if not geometry.all_inside:
             return None
-        parts = [readout.resident for readout in frame.readouts]
         try:
-            data = namespace(*parts).concatenate(parts, axis=1)
+            data = self._gathered.take(frame)
             weights = geometry.resident_weights(grid.amplitude / math.sqrt(math.prod(grid.shape)))
             image = grid.cut(gridded_magnitude(data, geometry.trajectory, weights, grid.shape))
         except MemoryError as error:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gadgets.frames import Frame, Readout
+from gadgets.gathered import Gathered
 from gadgets.items import Acquisition, Image, Resident
 from gadgets.keep_warm import KeepWarm
 from recon import device, gpu_plans
@@ -87,7 +88,7 @@ def test_what_does_not_fit_is_computed_from_the_host(
     def full(*_: Any, **__: Any) -> Any:
         raise MemoryError("out of memory")
 
-    monkeypatch.setattr(gpu, "concatenate", full, raising=False)
+    monkeypatch.setattr("gadgets.gathered._joined", full)
     for one, other in zip(pixels(scan), expected, strict=True):
         assert relative_error(other, one) < 2e-3
     monkeypatch.undo()
@@ -113,6 +114,24 @@ def test_frames_that_are_computed_twice_change_no_image(
     computed.clear()
     assert len(pixels(scan, keep_warm=False)) == 4
     assert not computed
+
+
+@pytest.mark.parametrize("sizes", [[(3, 3)] * 3, [(3, 3), (4, 3), (3, 3)], [(2, 2), (3, 2), (2, 2)]], ids=["equal", "samples", "readouts"])
+def test_readouts_are_side_by_side(sizes: list[tuple[int, int]], gpu: Any) -> None:
+    """Frames of (samples, readouts); each is as if put together at its end, also when asked for again later."""
+    gathered, random = Gathered(), np.random.default_rng(0)
+    before: tuple[Frame, np.ndarray] | None = None
+    for number, (samples, count) in enumerate(sizes):
+        frame = paced(number, 0.01, count)
+        for readout in frame.readouts:
+            readout.resident = strict_cupy.DeviceArray(random.random((2, samples)) + 0j)
+            gathered.add(readout)
+            if before is not None:  # computed once more in between
+                assert np.array_equal(gathered.take(before[0]).get(), before[1])
+        expected = np.concatenate([readout.resident.get() for readout in frame.readouts], 1)
+        found = gathered.take(frame)
+        assert np.array_equal(found.get(), expected)
+        before = frame, expected
 
 
 def paced(number: int, gap_s: float, fresh: int = 10) -> Frame:
