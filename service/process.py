@@ -27,7 +27,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recon.blas import one_blas_thread
 from service import logs
 from service.settings import Settings
 from service.spool import Spool
@@ -85,14 +84,16 @@ def _send(control: socket.socket, **message: Any) -> None:
         raise SystemExit(0) from None
 
 
-@one_blas_thread()
 def _warm_up(settings: Settings) -> None:
     """Pay for imports and first plans now, not in the first measurement."""
     import service.dialects
     from gadgets import stock
     from recon import device
+    from recon.blas import one_blas_thread
 
     assert service.dialects
+    with one_blas_thread():  # finds the libraries
+        pass
     stock.gadgets()
     device.configure(gpu_memory_mib=settings.gpu_memory_mib, threads=settings.threads)
     if settings.warm_up:
