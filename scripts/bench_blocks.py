@@ -186,7 +186,10 @@ def main() -> None:
     if options.mode:
         few = data.images(volume(4, 16)[1])
         measure(options.mode, model, few, options.block, 1, gpu)  # so that libraries are there
-    rows = [measure(mode, model, given, options.block, options.iterations, gpu) for mode in modes]
+    rows = []
+    for mode in modes:
+        rows.append(measure(mode, model, given, options.block, options.iterations, gpu))
+        print(rows[-1], file=sys.stderr, flush=True)  # for runs that are cut
     finish(rows, gpu)
 
 
