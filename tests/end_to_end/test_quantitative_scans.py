@@ -299,6 +299,22 @@ def test_a_double_angle_pair_that_comes_last_or_never() -> None:
     assert "contrast 1 twice it" in told(scan, "t2_multi_echo", backwards, **T1, double_angle=15)
 
 
+def test_a_pair_of_larger_pixels_in_an_encoding_of_its_own() -> None:
+    scan = ContrastScan(shape=(2, 32, 32), relative=0.2, noise=0.004)
+    coarse = ContrastScan(shape=(2, 16, 16), relative=0.2, noise=0.004, pair=60.0)
+    pair = [one for one in coarse.items() if one.header["idx"]["set"] == 1]
+    for item in pair:
+        item.header["encoding_space_ref"] = 1
+    xml = scan.header.decode()
+    (fine,) = re.findall("<encoding>.*</encoding>", xml)
+    other = re.sub("<([xy])>32</", r"<\1>16</", fine).replace("<maximum>31</maximum><center>16<", "<maximum>15</maximum><center>8<")
+    gadget = QuantitativeFit(model="VFA", regularization="none", minimum_contrasts=0, double_angle=60, b1_smoothing=2, maps=["T1"])
+    left = run([gadget], [*pair, *scan.items()], Context(header=Header(xml.replace(fine, fine + other))))
+    maps = [one for one in only_maps([one for one in left if isinstance(one, Image)]) if one.meta["QuantityName"] == "T1"]
+    assert len(maps) == 2
+    assert max(errors(scan, maps)["pixel-wise"]) < 2
+
+
 def _swapped(pair: list[Acquisition]) -> list[Acquisition]:
     for item in pair:
         item.header["idx"]["contrast"] = 1 - item.header["idx"]["contrast"]
@@ -306,6 +322,26 @@ def _swapped(pair: list[Acquisition]) -> list[Acquisition]:
 
 
 # -- simultaneous slices ---------------------------------------------------------------------------------------------------------------
+
+
+def test_simultaneous_slices_before_and_behind_their_reconstruction() -> None:
+    """Before it, the images are those of the chain without maps; behind it, maps are fitted to images: here as good."""
+    scan = ContrastScan(kind="t2", shape=(4, 24, 24), bands=2, coils=8, noise=0.01)
+    own = {"signal_model": "ExpDecay"} | PLAIN
+    images = reconstruct(scan.items(), "t2star_sms", header=scan.header, **(FEW | own))
+    plain = without("t2star_sms", "QuantitativeFit")
+    expected = reconstruct(scan.items(), plain, header=scan.header)
+    ordinary = [one for one in images if "QuantityName" not in one.meta]
+    assert [(one.header.tobytes(), one.data.tobytes()) for one in ordinary] == [
+        (one.header.tobytes(), one.data.tobytes()) for one in expected
+    ]
+    xml = (Path(configs.__file__).parent / "t2star_sms.xml").read_text()
+    (fit,) = re.findall(r"<gadget>\s*<dll>reconstream</dll><classname>QuantitativeFit</classname>.*?</gadget>", xml, re.DOTALL)
+    last = "<gadget><dll>reconstream</dll><classname>ComplexToFloat"
+    behind = errors(scan, made(scan, plain.replace(last.encode(), f"{fit}{last}".encode()), **own))["pixel-wise"]
+    before = errors(scan, [one for one in only_maps(images) if one.meta["QuantityName"] == "T2"])["pixel-wise"]
+    assert max(before + behind) < 3
+    np.testing.assert_allclose(before, behind, rtol=0.1)
 
 
 def test_what_simultaneous_slices_need_is_told() -> None:

@@ -74,6 +74,17 @@ def test_slices_and_repetitions_are_fitted_on_their_own(make: type) -> None:
     assert all(len(items) == LINES for due in found for items in due.group.contrasts.values())
 
 
+def test_slices_line_by_line_in_turn() -> None:
+    scan = [one for group in zip(*(sequential(slice=n) for n in (0, 2, 1)), strict=True) for one in group]
+    found = [due for _, due in told(gathering(minimum=0), scan)]
+    assert [due.group.key.slice for due in found] == [0, 2, 1]
+    assert all(
+        {int(one.header["idx"]["slice"]) for one in items} == {due.group.key.slice}
+        for due in found
+        for items in due.group.contrasts.values()
+    )  # type: ignore[union-attr]
+
+
 def test_noise_and_navigators_do_not_count() -> None:
     extra = [readout(0, 0, Flag.IS_NOISE_MEASUREMENT), readout(7, 0, Flag.IS_NAVIGATION_DATA)]
     assert summary(told(gathering(minimum=0), [*extra, *sequential()])) == [(14, (0, 1, 2), True)]
