@@ -110,8 +110,8 @@ class NetworkDenoise(Gadget):
     def _rehearse(self, image: Image, windows: dict[Series, deque[Any]], denoiser: Denoiser) -> None:
         """Denoise for nothing, to keep warm; a failure is met again, and told, with a real image."""
         window = windows.get(_series(image))
-        if window is not None and len(window) == denoiser.frames:
-            attempt(lambda: denoiser(list(window)), window[-1].shape)
+        if window:
+            attempt(lambda: denoiser([window[0]] * (denoiser.frames - len(window)) + list(window)), window[-1].shape)
 
     def _pixels(self, image: Image, denoiser: Denoiser, marks: NetworkMarks) -> Any:
         """Magnitudes ``[z, y, x]`` of NumPy or CuPy, or None for an image that the network cannot take."""
