@@ -13,6 +13,7 @@ import pytest
 
 from gadgets.items import Acquisition, Image, Item
 from gadgets.layout import Flag
+from recon.networks.coil_clips import CoilClips
 from recon.nufft import Nufft
 from recon.phantoms import birdcage_coils, moving_heart
 from recon.realtime_spiral import RealtimeSpiral
@@ -159,6 +160,23 @@ def test_without_its_network_it_grids(weights: dict[str, str], tmp_path: Path) -
     for image, other in zip(found, expected, strict=True):
         assert "NaN" in str(image.meta["NetworkFailed"])
         np.testing.assert_allclose(image.data, other.data, atol=1e-4 * other.data.max())
+
+
+@pytest.mark.parametrize("coils", [4, 12])
+def test_the_strongest_virtual_coils_come_first(coils: int, weights: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there are no more coils than the network takes: it has learnt so."""
+    scan = simulate.radial(32, coils, 13, 4, noise=0.01)
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(CoilClips, "__call__", lambda self, images: seen.append(images) or np.abs(images[:, 0]))
+    found = clips(scan, weights["unet"], frames=4, overlap=0)
+    (images,) = seen
+    energy = (np.abs(images) ** 2).sum((0, 2, 3))
+    assert len(energy) == min(coils, 10)
+    assert (energy[0] > energy[1:]).all()
+    assert (np.diff(energy) < 0.02 * energy[0]).all()
+    gridded = reconstruct(scan.items, "radial_realtime", header=scan.header, method="root_sum_of_squares", coils="")
+    np.testing.assert_allclose(energy.sum(), sum((image.data**2).sum() for image in gridded), rtol=0.02)
+    np.testing.assert_array_equal(found[1].data[0, 0], np.abs(images[1, 0]))
 
 
 def test_an_image_that_does_not_fit_the_network(weights: dict[str, str]) -> None:
