@@ -25,9 +25,10 @@ def one_blas_thread() -> Iterator[None]:
     In their wheels the number belongs to the process: other threads' products are kept to one as well meanwhile. Libraries that count
     for each thread (MKL, OpenMP) are limited in this one.
     """
+    controller = _controller()
     _count(1)
     try:
-        with _controller().limit(limits=1, user_api="blas"):
+        with controller.limit(limits=1, user_api="blas"):
             yield
     finally:
         _count(-1)
