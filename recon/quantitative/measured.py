@@ -61,6 +61,20 @@ class Measured:
         widths = [(part.start, n - part.stop) for part, n in zip(self.crop, self.grid, strict=True)]
         return np.pad(values, [(0, 0)] * (values.ndim - len(widths)) + widths, mode="edge")
 
+    def encoded(self, images: np.ndarray) -> np.ndarray:
+        """What would have been measured of images `[contrast, *grid]`, without noise, as `data`."""
+        from recon import nufft
+        from recon.fourier import fftc
+
+        if self.maps is None:
+            return images
+        if self.trajectory is not None:
+            images = images.astype(self.data.dtype, copy=False)
+            plans = [nufft.plan(np.ascontiguousarray(points), self.grid, dtype=images.dtype) for points in self.trajectory]
+            return np.stack([plan.forward(self.maps * image) for plan, image in zip(plans, images, strict=True)])
+        kspace: np.ndarray = fftc(self.maps * images[:, None], range(-len(self.grid), 0))
+        return kspace if self.mask is None else kspace * np.broadcast_to(self.mask, (self.contrasts, *self.grid))[:, None]
+
     def gridded(self) -> np.ndarray:
         """Images `[contrast, *grid]` without iterations: samples weighed by their density, what is missing taken for zero."""
         from recon.coils import combine

@@ -37,7 +37,7 @@ class Settings:
             both parts, balance of the parts (0 to 1).
         wavelet: name of an orthogonal one, for "wavelet".
         replicas: draws of the noise for which the last step is solved again, from below and above, to find standard deviations, for a
-            third of the fit's iterations or 40 each; 0 for the bound that holds without regularisation.
+            third of the fit's iterations or 40 each; 0 for the bound that holds without regularisation and aliasing.
         dz: difference of neighbours along the first of three axes is multiplied by it: pixel size over distance of slices.
     """
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from recon.quantitative.aliasing import with_aliasing
 from recon.quantitative.catalogue import model_from
 from recon.quantitative.data_term import DataTerm, from_images
 from recon.quantitative.irgn import Step, fit, start_values
@@ -176,6 +177,8 @@ def _fit_group(
     if pixelwise:
         everywhere = np.ones(images.shape[1:], bool)
         found = fit_pixelwise(model, images, everywhere, start=start)
+        if options.settings.replicas and not term.pointwise:
+            found = with_aliasing(found, lambda signal: _again(model, signal.astype(dtype), term, group, options))
         maps, rounds, fitted, deviation = found.maps(), [found.parameters], found.model, found.deviation
     else:
         weights = None if options.weights is None else np.asarray(options.weights, float)
@@ -193,6 +196,16 @@ def _fit_group(
 
     shown_maps = {name: Map(wanted(one.values), one.unit) for name, one in maps.items()}
     return _Part(shown_maps, wanted(images), wanted(shown(fitted, rounds[-1], deviation)), steps, [wanted(one) for one in rounds], fitted)
+
+
+def _again(model: SignalModel, signal: np.ndarray, term: DataTerm, group: Sequence[Measured], options: Options) -> np.ndarray:
+    """What images `[contrast, *voxels]` become that are sampled and reconstructed as the data were."""
+    import tensorflow as tf
+
+    if options.cg_guess:
+        return _images(model, replace(term, rhs=term.gram(tf.constant(signal))), group, options)
+    parts = [signal] if len(group) == 1 else np.moveaxis(signal, 1, 0)
+    return _images(model, term, [replace(one, data=one.encoded(part)) for one, part in zip(group, parts, strict=True)], options)
 
 
 def _on_grid(group: Sequence[Measured], values: np.ndarray, flat: bool) -> np.ndarray:

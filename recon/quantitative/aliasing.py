@@ -1,0 +1,56 @@
+"""What undersampling does to maps that are fitted pixel by pixel to images: errors that look like signal, not like noise.
+
+Where contrasts differ in their samples, artefacts differ too, and the residual of the fit tells of them. Where they share samples, as
+the echoes of one spoke do, artefacts decay like signal and the fit takes them for such. So the fitted signals are sampled and
+reconstructed once more, without noise, and fitted again: how far the maps move, beyond what the residual of that fit tells, belongs to
+their uncertainty. Artefacts that the maps have already count only in part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from recon.quantitative.pixelwise import PixelwiseFit, fit_pixelwise
+
+_NEIGHBOURHOOD = 5
+"""Edge in voxels of the neighbourhood over which squares are averaged."""
+_LARGEST = 25.0
+"""Squared error in units of the variance that counts at most: a fit that fails says nothing of its neighbours."""
+
+
+def with_aliasing(found: PixelwiseFit, reconstruct: Callable[[np.ndarray], np.ndarray]) -> PixelwiseFit:
+    """The same fit with a covariance that holds the aliasing.
+
+    Args:
+        found: of all voxels, or NaN outside a mask.
+        reconstruct: images `[contrast, *voxels]` -> what their samples, without noise, become by the reconstruction whose images
+            were fitted.
+    """
+    inside = np.isfinite(found.parameters).all(0)
+    parameters = np.where(inside, found.parameters, 0)
+    signal = np.where(inside, np.nan_to_num(np.asarray(found.model(parameters))), 0)
+    again = fit_pixelwise(found.model, reconstruct(signal), inside, start=parameters)
+    size = np.abs(parameters)
+    along = np.where(size > 0, parameters.conj() / np.where(size > 0, size, 1), 1)
+    variance, told = (np.einsum("uu...->u...", one.covariance) for one in (found, again))
+    known = inside & (variance > 0) & np.isfinite(variance)
+    unit = np.where(known, variance, 1)
+    with np.errstate(invalid="ignore"):
+        moved = np.where(known, (along * (again.parameters - parameters)).real ** 2 / unit, 0)
+        visible = np.where(known, told / unit, 0)
+    squares = _average(np.minimum(np.nan_to_num(moved), _LARGEST), known)
+    excess = np.maximum(squares - _average(np.minimum(np.nan_to_num(visible), _LARGEST), known), 0)
+    factor = np.sqrt(1 + excess)
+    return replace(found, covariance=found.covariance * (factor[:, None] * factor[None]).astype(found.covariance.dtype))
+
+
+def _average(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Over the neighbours `[unknown, *voxels]` that are known."""
+    edge = (1, *[_NEIGHBOURHOOD] * (values.ndim - 1))
+    share = uniform_filter(known.astype(np.float64), edge, mode="constant")
+    averaged: np.ndarray = uniform_filter(np.where(known, values, 0).astype(np.float64), edge, mode="constant") / np.maximum(share, 1e-9)
+    return averaged
