@@ -20,10 +20,11 @@ from gadgets.flip_angles import FlipAngles, measured_angles
 from gadgets.header import Header
 from gadgets.items import Acquisition, Image
 from gadgets.meta import number
-from gadgets.parameter_maps import SUFFIX, Place
+from gadgets.parameter_maps import Place
 from gadgets.sequence_parameters import readout_train, sequence_parameters
 from gadgets.simultaneous_contrasts import simultaneous_contrasts
 from gadgets.sms import multiband_factor
+from recon.quantitative.aliasing import with_aliasing
 from recon.quantitative.catalogue import model_from, requirements
 from recon.quantitative.data_term import DataTerm, from_images
 from recon.quantitative.irgn import Step, fit, settled
@@ -32,7 +33,7 @@ from recon.quantitative.model import Map, ModelError, SignalModel
 from recon.quantitative.pixelwise import PixelwiseFit, fit_pixelwise, with_fields
 from recon.quantitative.sequence import FA_CORR
 from recon.quantitative.settings import Settings
-from recon.quantitative.subspace import subspace, subspace_images
+from recon.quantitative.subspace import freedom, subspace, subspace_images, widened
 
 _BRIGHT = 98.0
 """Percentile of the voxels that are bright."""
@@ -63,6 +64,7 @@ class Recipe(Protocol):
     readouts_per_frame: int
     magnitude: bool
     mask_threshold: float
+    deviations: bool
     multiband: int | None
     caipi_shift: float | None
 
@@ -209,7 +211,7 @@ class Fits:
         fields = {} if angles is None else {FA_CORR.name: measured.padded(_relative(angles, places, measured.shape))}
         term, model = measured.term(_PRECISION), self.model(parameters, fields=fields)
         basis = subspace(model) if self._sparse(measured) else None
-        images: np.ndarray = term.images().numpy() if basis is None else subspace_images(term, basis)
+        images = _images(term, basis)
         if magnitudes:
             images, model = np.abs(images).astype(_PRECISION), self.model(parameters, magnitudes, fields)
             term = from_images(images)
@@ -220,7 +222,10 @@ class Fits:
         start = settled(found.model, images, found.parameters.copy(), found.deviation)
         # Slices that were excited together lie far apart: they are regularised each in its plane.
         spacing = _APART if len(places) > 1 else _spacing(places, measured.shape)
-        return Data(measured, places, model, term, start, mask, _cut(_widened(found, rank), measured), spacing)
+        shown = widened(found, rank)
+        if self.recipe.deviations and not term.pointwise:
+            shown = with_aliasing(shown, lambda signal: _images(term.of(signal), basis))
+        return Data(measured, places, model, term, start, mask, _cut(shown.maps(), measured), spacing)
 
     def pair(self, due: Due, context: Context, nominal_deg: float, smoothing_mm: float) -> FlipAngles:
         """Flip angles from a double-angle pair.
@@ -363,24 +368,16 @@ def _spacing(places: Sequence[Place], shape: tuple[int, ...]) -> float:
     return pixel / distance if pixel > 0 and distance > 0 else 1.0
 
 
-def _freedom(model: SignalModel, contrasts: int) -> int:
-    """Degrees of freedom that a fit leaves of so many complex contrasts."""
-    return 2 * contrasts - sum(1 if unknown.real else 2 for unknown in model.unknowns)
-
-
 def _noise(size: np.ndarray, found: PixelwiseFit, rank: int) -> float:
     """Standard deviation of the images' noise, from the residual of most voxels; 0 where that says nothing."""
-    freedom = _freedom(found.model, rank)
-    return math.sqrt(2 * rank * float(np.median(found.residual[size > 0]) ** 2) / float(chi2.median(freedom))) if freedom > 0 else 0.0
+    left = freedom(found.model, rank)
+    return math.sqrt(2 * rank * float(np.median(found.residual[size > 0]) ** 2) / float(chi2.median(left))) if left > 0 else 0.0
 
 
-def _widened(found: PixelwiseFit, rank: int) -> dict[str, Map]:
-    """The maps of a fit to images that are combinations of `rank` basis signals: their noise has so many dimensions only."""
-    maps, freedom = found.maps(), _freedom(found.model, rank)
-    factor = math.sqrt(_freedom(found.model, found.model.contrasts) / freedom) if freedom > 0 else math.inf
-    if rank == found.model.contrasts:
-        return maps
-    return {name: Map(one.values * factor, one.unit) if name.endswith(SUFFIX) else one for name, one in maps.items()}
+def _images(term: DataTerm, basis: np.ndarray | None) -> np.ndarray:
+    """Least-squares images `[contrast, *grid]`, in the span of a basis if there is one."""
+    images: np.ndarray = term.images().numpy() if basis is None else subspace_images(term, basis)
+    return images
 
 
 def _cut(maps: dict[str, Map], measured: Measured) -> dict[str, Map]:

@@ -11,7 +11,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -89,6 +89,12 @@ class DataTerm:
 
         run = make() if gram.key is None else _least_squares.get((gram.key, iterations, tuple(self.rhs.shape)), make)
         return run(self.rhs, *gram.operands)
+
+    def of(self, images: np.ndarray) -> DataTerm:
+        """The same samples of other images `[contrast, *voxels]`, without noise; `energy` stays that of these."""
+        import tensorflow as tf
+
+        return replace(self, rhs=self.gram(tf.constant(images.astype(self.rhs.dtype.as_numpy_dtype, copy=False))))
 
     def cost(self, x: Any) -> Any:
         """|E x - d|^2, a scalar tensor in double precision."""

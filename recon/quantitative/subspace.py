@@ -7,6 +7,7 @@ samples of all contrasts. Tamir et al., Magn. Reson. Med. 77 (2017) 180 (T2 shuf
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from recon.cache import Cache
 from recon.quantitative.data_term import DataTerm, as_shared
 from recon.quantitative.model import SignalModel
+from recon.quantitative.pixelwise import PixelwiseFit
 from recon.solvers import conjugate_gradient
 
 _SIGNALS, _FIELD_VALUES = 600, 5
@@ -68,6 +70,21 @@ def subspace_images(term: DataTerm, basis: np.ndarray, iterations: int = 12) -> 
     run = make() if gram.key is None else _programs.get((gram.key, iterations, basis.shape, tuple(term.rhs.shape)), make)
     images: np.ndarray = run(term.rhs, tf.constant(basis.astype(term.rhs.dtype.as_numpy_dtype)), *gram.operands).numpy()
     return images
+
+
+def freedom(model: SignalModel, contrasts: int) -> int:
+    """Degrees of freedom that a fit leaves of so many complex contrasts."""
+    return 2 * contrasts - sum(1 if unknown.real else 2 for unknown in model.unknowns)
+
+
+def widened(found: PixelwiseFit, rank: int) -> PixelwiseFit:
+    """A fit to images that are combinations of `rank` basis signals: their noise, and with it the residual, has so many dimensions only."""
+    contrasts = found.model.contrasts
+    if rank == contrasts:
+        return found
+    left = freedom(found.model, rank)
+    factor = found.covariance.dtype.type(freedom(found.model, contrasts) / left if left > 0 else np.inf)
+    return replace(found, covariance=found.covariance * factor)
 
 
 def _variants(model: SignalModel) -> list[SignalModel]:

@@ -20,7 +20,7 @@ from recon.quantitative.settings import Settings
 from recon.quantitative.slices import SliceData
 from recon.quantitative.slices import stacked as stacked_slices
 from recon.quantitative.start import project
-from recon.quantitative.subspace import subspace, subspace_images
+from recon.quantitative.subspace import subspace, subspace_images, widened
 from service.quantitative.source import Source, SourceError
 
 SHOWN = 0.05
@@ -177,6 +177,8 @@ def _fit_group(
     if pixelwise:
         everywhere = np.ones(images.shape[1:], bool)
         found = fit_pixelwise(model, images, everywhere, start=start)
+        basis = _basis(model, term, options)
+        found = found if basis is None else widened(found, basis.shape[1])
         if options.settings.replicas and not term.pointwise:
             found = with_aliasing(found, lambda signal: _again(model, signal.astype(dtype), term, group, options))
         maps, rounds, fitted, deviation = found.maps(), [found.parameters], found.model, found.deviation
@@ -200,10 +202,8 @@ def _fit_group(
 
 def _again(model: SignalModel, signal: np.ndarray, term: DataTerm, group: Sequence[Measured], options: Options) -> np.ndarray:
     """What images `[contrast, *voxels]` become that are sampled and reconstructed as the data were."""
-    import tensorflow as tf
-
     if options.cg_guess:
-        return _images(model, replace(term, rhs=term.gram(tf.constant(signal))), group, options)
+        return _images(model, term.of(signal), group, options)
     parts = [signal] if len(group) == 1 else np.moveaxis(signal, 1, 0)
     return _images(model, term, [replace(one, data=one.encoded(part)) for one, part in zip(group, parts, strict=True)], options)
 
@@ -218,9 +218,13 @@ def _images(model: SignalModel, term: DataTerm, group: Sequence[Measured], optio
     if not options.cg_guess:
         gridded = [one.gridded().astype(term.rhs.dtype.as_numpy_dtype) for one in group]
         return gridded[0] if len(gridded) == 1 else np.stack(gridded, 1)
-    basis = None if term.pointwise else subspace(model)
+    basis = _basis(model, term, options)
     images: np.ndarray = term.images().numpy() if basis is None else subspace_images(term, basis)
     return images
+
+
+def _basis(model: SignalModel, term: DataTerm, options: Options) -> np.ndarray | None:
+    return subspace(model) if options.cg_guess and not term.pointwise else None
 
 
 def _start(model: SignalModel, images: np.ndarray, options: Options) -> np.ndarray | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from recon.fourier import fftc
 from recon.phantoms import birdcage_coils
 from recon.quantitative.aliasing import with_aliasing
 from recon.quantitative.measured import Measured
 from recon.quantitative.pixelwise import fit_pixelwise
+from recon.quantitative.subspace import widened
 from tests.recon.conftest import relative_error
 from tests.recon.quantitative.small_models import Decay, add_noise, tubes
 
@@ -69,3 +71,18 @@ def test_images_that_come_back_as_they_were_add_nothing() -> None:
     faster = with_aliasing(found, lambda images: images * np.exp(-shift * Decay().times).reshape(-1, 1, 1))
     added = np.sqrt(faster.deviation[1] ** 2 - found.deviation[1] ** 2)[inside]
     assert 0.5 * shift < np.median(added) < 1.5 * shift
+
+
+def test_combinations_of_few_signals_have_noise_of_as_few_dimensions() -> None:
+    """Images projected onto three of their five dimensions: what the residual lacks is put back."""
+    model, basis = Decay(), np.linalg.svd(Decay()(np.stack([np.ones(50), np.geomspace(2e-3, 0.2, 50)]).astype(complex)).numpy())[0][:, :3]
+    signal = model(np.stack([np.ones(4000), np.full(4000, 0.03)]).astype(complex)).numpy()
+    noise = add_noise(np.zeros(signal.shape, complex), 0.01)
+    found = fit_pixelwise(model, signal + basis @ (basis.conj().T @ noise))
+    scatter = np.std(found.parameters[1].real)
+    wide = widened(found, 3)
+    root = np.sqrt(np.mean(wide.deviation[1] ** 2))
+    assert root == pytest.approx(np.sqrt(7 / 3 * np.mean(found.deviation[1] ** 2)), rel=1e-3)
+    assert root == pytest.approx(scatter, rel=0.1)
+    assert widened(found, 5) is found
+    assert np.isinf(widened(found, 1).covariance).all()
