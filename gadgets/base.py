@@ -24,7 +24,7 @@ import time
 import typing
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,8 +240,7 @@ class Context:
 
     measurement: id for every log line; header: the measurement header; seconds: exclusive processing time by gadget name;
     storage: folder for what one measurement leaves for later ones (noise covariances), None where nothing is kept;
-    counts: things worth reporting (dropped frames, replaced NaN, ...); failures: see `fail_later`; rehearsals: what gadgets that take
-    images do with one for nothing, to keep warm (see `gadgets.keep_warm`).
+    counts: things worth reporting (dropped frames, replaced NaN, ...); failures: see `fail_later`.
     """
 
     header: Header = field(default_factory=Header)
@@ -250,7 +249,6 @@ class Context:
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     failures: list[GadgetError] = field(default_factory=list)
-    rehearsals: list[Callable[[Any], None]] = field(default_factory=list)
 
     @property
     def log(self) -> logging.LoggerAdapter:

@@ -72,8 +72,6 @@ class NetworkDenoise(Gadget):
         marks = NetworkMarks(self.name, "as they came", items.context)
         self._warm(denoiser, items.context, marks)
         windows: dict[Series, deque[Any]] = {}
-        if denoiser.on_gpu:
-            items.context.rehearsals.append(lambda image: self._rehearse(image, windows, denoiser))
         held: dict[Series, list[Image]] = {}
         for image in items.of(Image):
             pixels = self._pixels(image, denoiser, marks)
@@ -106,12 +104,6 @@ class NetworkDenoise(Gadget):
             columns, rows, planes = encodings[0].recon.matrix
             if planes <= 1 and denoiser.takes((rows, columns)):
                 marks.warmed(lambda: denoiser.warm((rows, columns)))
-
-    def _rehearse(self, image: Image, windows: dict[Series, deque[Any]], denoiser: Denoiser) -> None:
-        """Denoise for nothing, to keep warm; a failure is met again, and told, with a real image."""
-        window = windows.get(_series(image))
-        if window:
-            attempt(lambda: denoiser([window[0]] * (denoiser.frames - len(window)) + list(window)), window[-1].shape)
 
     def _pixels(self, image: Image, denoiser: Denoiser, marks: NetworkMarks) -> Any:
         """Magnitudes ``[z, y, x]`` of NumPy or CuPy, or None for an image that the network cannot take."""

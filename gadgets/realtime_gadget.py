@@ -9,10 +9,8 @@ from gadgets.base import Context, ParameterError, Stream, parameter
 from gadgets.frame_queue import newest
 from gadgets.frames import Frame, RepetitionFrames, WindowFrames
 from gadgets.items import Acquisition, Image, Item
-from gadgets.keep_warm import KeepWarm
 from gadgets.learned_maps import LearnedMaps
 from gadgets.reconstruction import NonCartesianGadget, Reconstruction
-from recon import device
 
 
 class Imaging(Protocol):
@@ -40,9 +38,6 @@ class RealtimeGadget(NonCartesianGadget):
     calibration_frames: int = parameter(16, ge=1, unit="frames", help="most frames that sensitivity maps are made from")
     refresh_frames: int = parameter(64, ge=0, unit="frames", help="frames between renewals of the maps; 0: only at the start")
     newest_wins: bool = parameter(False, help="skip frames when the reconstruction cannot keep up")
-    keep_warm: bool = parameter(
-        True, help="on a GPU, compute the last frame once more shortly before the next one is due (not with newest_wins)"
-    )
     queue_frames: int = parameter(1, ge=1, unit="frames", help="frames that may wait with newest_wins before the oldest is skipped")
 
     def __init__(self, name: str = "", /, **properties: Any) -> None:
@@ -60,8 +55,7 @@ class RealtimeGadget(NonCartesianGadget):
         gathering = self._gathering(context)
         maps = LearnedMaps(reconstruction, self.calibration_frames, self.refresh_frames)
         imaging = self.imaging(reconstruction)
-        warm = self._keeping_warm(reconstruction, context)
-        entries = _entries(items, reconstruction, gathering, warm)
+        entries = _entries(items, reconstruction, gathering)
         for entry in newest(entries, items, self.name, self.queue_frames) if self.newest_wins else entries:
             if isinstance(entry, Item):
                 yield entry
@@ -69,8 +63,6 @@ class RealtimeGadget(NonCartesianGadget):
                 maps.prepare(entry)
                 yield from imaging.take(entry)
                 maps.learn(entry)
-                if warm is not None:
-                    warm.complete(entry)
         yield from imaging.finish()
         if gathering.left_over:
             context.count("readouts in no frame", gathering.left_over)
@@ -81,17 +73,6 @@ class RealtimeGadget(NonCartesianGadget):
                 self.name,
                 gathering.late,
             )
-
-    def _keeping_warm(self, reconstruction: Reconstruction, context: Context) -> KeepWarm | None:
-        """Only where images are made of frames alone, in the thread that reads."""
-        if not (self.keep_warm and self.resident_readouts and device.use_gpu()) or self.newest_wins:
-            return None
-
-        def compute(frame: Frame) -> Image:
-            with reconstruction.silent():
-                return reconstruction.item(frame, reconstruction.image(frame))
-
-        return KeepWarm(compute, context.rehearsals)
 
     def _gathering(self, context: Context) -> RepetitionFrames | WindowFrames:
         window = self.window or self.frame_readouts
@@ -105,9 +86,7 @@ class RealtimeGadget(NonCartesianGadget):
         return WindowFrames(window, stride)
 
 
-def _entries(
-    items: Stream, reconstruction: Reconstruction, gathering: RepetitionFrames | WindowFrames, warm: KeepWarm | None
-) -> Iterator[Frame | Item]:
+def _entries(items: Stream, reconstruction: Reconstruction, gathering: RepetitionFrames | WindowFrames) -> Iterator[Frame | Item]:
     """The frames, each as soon as it is complete, and all items that are no acquisitions, in order."""
     rehearsed = False
     for item in items:
@@ -117,8 +96,6 @@ def _entries(
                 if not rehearsed:
                     reconstruction.rehearse(readout)
                     rehearsed = True
-                if warm is not None and warm.due():
-                    warm.run()
                 yield from gathering.add(readout)
         else:
             yield item

@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -164,7 +163,6 @@ class Reconstruction:
         self._geometries: Cache[_Geometry] = Cache(GEOMETRIES)
         self._density = RotatedWeights()
         self._told: set[str] = set()
-        self._silent = False
         # Copied as they come, so that little is left to do after the last one.
         self._gathered = Gathered()
         self._resident = gadget.resident_readouts and gadget.method == "root_sum_of_squares" and device.use_gpu()
@@ -273,19 +271,8 @@ class Reconstruction:
             return radial_weights(views, grid.shape).reshape(-1)
         return self._density.of(trajectory, grid.shape)
 
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        """Count and tell nothing meanwhile: what is computed a second time has been told of."""
-        self._silent = True
-        try:
-            yield
-        finally:
-            self._silent = False
-
     def _tell(self, message: str, count: str, by: int = 1) -> None:
         """Count, and warn the first time."""
-        if self._silent:
-            return
         self.context.count(count, by)
         if message not in self._told:
             self._told.add(message)

@@ -11,7 +11,6 @@ import pytest
 from gadgets.frames import Frame, Readout
 from gadgets.gathered import Gathered
 from gadgets.items import Acquisition, Image, Resident
-from gadgets.keep_warm import KeepWarm
 from recon import device, gpu_plans
 from recon.networks import denoiser as module
 from recon.networks.denoiser import Denoiser
@@ -94,28 +93,6 @@ def test_what_does_not_fit_is_computed_from_the_host(
     monkeypatch.undo()
 
 
-def test_frames_that_are_computed_twice_change_no_image(
-    scan: simulate.Scan, expected: list[np.ndarray], gpu: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    computed: list[Frame] = []
-    run = KeepWarm.run
-
-    def noted(self: KeepWarm) -> None:
-        if self._frame is not None:
-            computed.append(self._frame)
-        run(self)
-
-    monkeypatch.setattr(KeepWarm, "due", lambda self: True)
-    monkeypatch.setattr(KeepWarm, "run", noted)
-    found = pixels(scan)
-    assert len(computed) == 21  # with every readout after the first frame
-    for one, other in zip(found, expected, strict=True):
-        assert relative_error(other, one) < 2e-3
-    computed.clear()
-    assert len(pixels(scan, keep_warm=False)) == 4
-    assert not computed
-
-
 @pytest.mark.parametrize("sizes", [[(3, 3)] * 3, [(3, 3), (4, 3), (3, 3)], [(2, 2), (3, 2), (2, 2)]], ids=["equal", "samples", "readouts"])
 def test_readouts_are_side_by_side(sizes: list[tuple[int, int]], gpu: Any) -> None:
     """Frames of (samples, readouts); each is as if put together at its end, also when asked for again later."""
@@ -138,27 +115,6 @@ def paced(number: int, gap_s: float, fresh: int = 10) -> Frame:
     header = Acquisition(None, np.zeros((1, 2), np.complex64)).header
     points = np.zeros((2, 2), np.float32)
     return Frame([Readout(header, np.zeros((1, 2), np.complex64), points, 100 + gap_s * n) for n in range(fresh)], fresh, number)
-
-
-@pytest.mark.parametrize(("gap_s", "at"), [(0.004, 10 - 4), (0.0161, 10 - 1), (0.0001, None), (0.0, None)])
-def test_the_frame_before_is_computed_again_in_time(gap_s: float, at: int | None) -> None:
-    """What costs 10 ms begins 16 ms before the last readout; where readouts come too fast for that, it never does."""
-    warm = KeepWarm(lambda frame: Image(None, np.zeros((1, 1, 2, 2), np.float32)), [])
-    assert not any(warm.due() for _ in range(30))  # nothing to compute yet
-    for number in (1, 2):
-        warm.complete(paced(number, gap_s))
-        assert [n for n in range(1, 11) if warm.due()] == ([] if at is None else [at])
-
-
-def test_what_is_further_down_is_rehearsed_with_the_image() -> None:
-    taken: list[Image] = []
-    image = Image(None, np.zeros((1, 1, 2, 2), np.float32))
-    warm = KeepWarm(lambda frame: image, [taken.append])
-    warm.run()
-    assert not taken
-    warm.complete(paced(1, 0.01))
-    warm.run()
-    assert taken == [image]
 
 
 class FakeBuffer:
