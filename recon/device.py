@@ -172,13 +172,10 @@ def warm_up() -> None:
     kspace = nufft.nufft(image, trajectory)
     nufft.nufft(kspace, trajectory, (16, 16), type=1)
     if on_gpu:
-        from recon.espirit import espirit
         from recon.sense import cg_sense
 
         tf.signal.ifft2d(image)  # loads cuFFT
         cg_sense(kspace.numpy(), trajectory, image.numpy(), 1)  # compiles the kernels
-        noise = np.random.default_rng(0).standard_normal((2, 8, 48, 48)).astype(np.float32)
-        espirit(noise[0] + 1j * noise[1])  # loads cuSOLVER and cuBLAS: up to 10 s that maps would have to wait for in the first scan
 
 
 def _gpu_packages() -> bool:
