@@ -4,9 +4,9 @@
 
 Both get the same noisy Cartesian k-space of four coils (the phantom and the noise of `bench_quantitative.py`) and no sensitivities:
 moba finds them together with the maps, ours by ESPIRiT from all contrasts, as `reconstream fit` does. Reduction: only every n-th line
-is there, others in each contrast, beside the 24 in the middle. moba runs with total variation, at the best of some tried weights and limits;
-ours with its defaults, without standard deviations, once with compiling and once without. Errors: median over the pixels away from
-edges, percent.
+is there, others in each contrast, beside the 24 in the middle. moba runs with total variation, at the best of some tried weights and
+limits; ours with its defaults, without standard deviations, once with compiling and once without. Errors: median over the pixels away
+from edges, percent.
 """
 
 from __future__ import annotations

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from recon import device  # before NumPy's OpenMP libraries: sets the waiting policy
 
@@ -115,10 +119,10 @@ def measure(name: str, make: Callable[[], DataTerm], model: VFA, size: int, sett
     print(f"{name}: pixel-wise fit {error(single.parameters)} %, {first:.2f} s, again {again:.2f} s", flush=True)
     # The first fit traces its graphs; the second is that of a slice like others.
     result: dict[str, Any] = {"case": name, "simulation_and_rhs_s": round(prepared, 2), "pixelwise_percent": error(single.parameters)}
-    for which in ("first", "again"):
+    for which in ("first", "again", "without_deviations"):
         rows.clear()
         clock, cpu = time.perf_counter(), time.process_time()
-        fit(model, term, settings, callback=told)
+        fit(model, term, replace(settings, replicas=0) if which == "without_deviations" else settings, callback=told)
         result[f"wall_s_{which}"] = round(time.perf_counter() - clock, 2)
         result[f"cpu_s_{which}"] = round(time.process_time() - cpu, 2)
         if name.startswith("radial"):
