@@ -165,6 +165,7 @@ class Reconstruction:
         self._told: set[str] = set()
         # Copied as they come, so that little is left to do after the last one.
         self._gathered = Gathered()
+        self._gathers = not gadget.runs_ahead  # one that reads in another thread would overwrite what is being gridded
         self._resident = gadget.resident_readouts and gadget.method == "root_sum_of_squares" and device.use_gpu()
 
     # -- readouts ----------------------------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ class Reconstruction:
         readout = Readout(header, data, trajectory, acquisition.received)
         if self._resident and _sum_is_finite(data):
             readout.resident = self._put(data)
-        if self._resident and not calibration:
+        if self._resident and self._gathers and not calibration:
             self._gathered.add(readout)
         if space not in self._grids:
             self._grids[space] = self._grid(readout, space)
@@ -223,9 +224,7 @@ class Reconstruction:
         Samples that are not finite are left out and counted. Raises ValueError when readouts differ in channels or nothing is left.
         """
         space, place = readouts[0].series.space, readouts[0].series.place
-        channels = {len(readout.data) for readout in readouts}
-        if len(channels) > 1:
-            raise ValueError(f"readouts of one image have different numbers of channels: {', '.join(map(str, sorted(channels)))}")
+        _check_channels(readouts)
         geometry = self._geometry(readouts, space, weighted)
         trajectory, weights = geometry.trajectory, geometry.weights
         data, usable = self._finite(np.concatenate([readout.data for readout in readouts], axis=1), geometry.inside)
@@ -356,6 +355,7 @@ class Reconstruction:
         from recon.gridded_magnitude import gridded_magnitude
 
         space = frame.series.space
+        _check_channels(frame.readouts)
         geometry, grid = self._geometry(frame.readouts, space, True), self._grids[space]
         if not geometry.all_inside:
             return None
@@ -448,6 +448,12 @@ def _espirit_maps(samples: Samples, shape: tuple[int, ...], spokes: int | None) 
     kernel = [min(6 if len(shape) == 2 else 4, (n + 1) // 2) for n in block.shape[1:]]
     maps: np.ndarray = espirit(block, shape, block.shape[1:], kernel, rank=len(shape))
     return maps
+
+
+def _check_channels(readouts: Sequence[Readout]) -> None:
+    channels = {len(readout.data) for readout in readouts}
+    if len(channels) > 1:
+        raise ValueError(f"readouts of one image have different numbers of channels: {', '.join(map(str, sorted(channels)))}")
 
 
 def _sum_is_finite(data: np.ndarray) -> bool:

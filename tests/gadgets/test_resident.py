@@ -15,7 +15,7 @@ from recon import device, gpu_plans
 from recon.networks import denoiser as module
 from recon.networks.denoiser import Denoiser
 from scripts import simulate
-from service.local import reconstruct
+from service.local import ReconstructionError, reconstruct
 from tests.recon import strict_cupy
 from tests.recon.conftest import relative_error
 
@@ -109,6 +109,32 @@ def test_readouts_are_side_by_side(sizes: list[tuple[int, int]], gpu: Any) -> No
         found = gathered.take(frame)
         assert np.array_equal(found.get(), expected)
         before = frame, expected
+
+
+def test_a_reader_thread_does_not_touch_what_is_being_gridded(
+    scan: simulate.Scan, expected: list[np.ndarray], gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With newest_wins readouts come in another thread than the one that grids."""
+
+    def touched(self: Gathered, readout: Readout) -> None:
+        raise AssertionError("a shared array is written to")
+
+    monkeypatch.setattr(Gathered, "add", touched)
+    found = pixels(scan, newest_wins=True, queue_frames=9)
+    assert len(found) == 4
+    for one, other in zip(found, expected, strict=True):
+        assert relative_error(other, one) < 2e-3
+    with pytest.raises(ReconstructionError, match="a shared array"):
+        pixels(scan)
+
+
+def test_readouts_of_different_channels_are_refused_in_words(scan: simulate.Scan, gpu: Any) -> None:
+    items = list(scan.items)
+    last = items[-1]
+    assert isinstance(last, Acquisition)
+    items[-1] = last.with_data(last.data[:3])
+    with pytest.raises(ReconstructionError, match=r"different numbers of channels: 3, 4"):
+        pixels(simulate.Scan(scan.header, items, scan.truth), perform_noise_adjust=False)
 
 
 def paced(number: int, gap_s: float, fresh: int = 10) -> Frame:
