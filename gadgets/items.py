@@ -183,8 +183,12 @@ class Resident:
     finish: Callable[[np.ndarray], np.ndarray]
 
     def fetch(self) -> np.ndarray:
-        """The pixels as a NumPy array, waited for."""
+        """The pixels as a NumPy array of its own, waited for."""
         return self.finish(self.array.get())
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Resident:
+        """Itself: nobody writes to it, and what fetches it gets an array of its own."""
+        return self
 
 
 class Image(_Headed):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -192,6 +194,8 @@ def test_pixels_are_fetched_once_when_touched() -> None:
     assert not fetched
     assert image.data.sum() == image.data.sum() == 12
     assert fetched == [1]
+    other = copy.deepcopy(Image(None, Resident(array, threading.Lock().acquire)))  # type: ignore[arg-type]  # which cannot be copied
+    assert other.resident is not None
     image.data = np.zeros((1, 1, 2, 3), np.float32)
     assert image.resident is None
     assert image.data.sum() == 0
