@@ -181,6 +181,16 @@ def test_windows_stay_there_on_their_way_into_the_network(gpu: Any, monkeypatch:
     assert len(mean._buffers) == 1
 
 
+class Reconstructing:
+    """Something that cannot be copied."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def finish(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels
+
+
 def test_pixels_are_fetched_once_when_touched() -> None:
     array = strict_cupy.DeviceArray(np.ones((1, 1, 2, 3), np.float32))
     fetched: list[int] = []
@@ -194,8 +204,8 @@ def test_pixels_are_fetched_once_when_touched() -> None:
     assert not fetched
     assert image.data.sum() == image.data.sum() == 12
     assert fetched == [1]
-    other = copy.deepcopy(Image(None, Resident(array, threading.Lock().acquire)))  # type: ignore[arg-type]  # which cannot be copied
-    assert other.resident is not None
+    resident = Resident(array, Reconstructing().finish)
+    assert copy.deepcopy(Image(None, resident)).resident is resident
     image.data = np.zeros((1, 1, 2, 3), np.float32)
     assert image.resident is None
     assert image.data.sum() == 0
