@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,8 +75,10 @@ class Readout:
     received: float
     resident: Any = None
 
-    def __post_init__(self) -> None:
-        self.key = ArrayKey(self.trajectory)  # now, while the frame is still being measured
+    @cached_property
+    def key(self) -> ArrayKey:
+        """Stands for the trajectory."""
+        return ArrayKey(self.trajectory)
 
     @property
     def series(self) -> Series:

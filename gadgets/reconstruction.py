@@ -30,6 +30,8 @@ REHEARSAL = 8
 
 GEOMETRIES = 32
 """Frames' trajectories that are kept with their density weights: more than the rotations of real-time spirals."""
+KEPT_SAMPLES = 2**17
+"""Samples of a frame up to which its trajectory is kept: 4 MB each. Whole volumes would fill the memory."""
 
 MINIMAL_BANDWIDTH = 0.06
 """Fraction of k-space below which maps would be too coarse to tell coils apart."""
@@ -195,6 +197,7 @@ class Reconstruction:
             readout.resident = self._put(data)
         if self._resident and self._gathers and not calibration:
             self._gathered.add(readout)
+            _ = readout.key  # made now, while the frame is still being measured
         if space not in self._grids:
             self._grids[space] = self._grid(readout, space)
         calibrating = calibration or acquisition.is_flag_set(Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING)
@@ -237,8 +240,11 @@ class Reconstruction:
 
     def _geometry(self, readouts: Sequence[Readout], space: int, weighted: bool) -> _Geometry:
         """Where the samples lie; most scans come back to the same places after some frames."""
+        trajectories = [readout.trajectory for readout in readouts]
+        if sum(map(len, trajectories)) > KEPT_SAMPLES:
+            return self._located(trajectories, space, weighted)
         key = (space, weighted, *(readout.key for readout in readouts))
-        return self._geometries.get(key, lambda: self._located([readout.trajectory for readout in readouts], space, weighted))
+        return self._geometries.get(key, lambda: self._located(trajectories, space, weighted))
 
     def _located(self, trajectories: list[np.ndarray], space: int, weighted: bool) -> _Geometry:
         grid = self._grids[space]

@@ -151,7 +151,17 @@ def _differ_by_voxel(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.median(np.abs(one - other)[known] / np.abs(other[known]))) if known.any() else float(np.abs(one).max())
 
 
-def compared(chain: str, scan: Scan, folder: Path) -> dict[str, Any]:
+def wait_for(file: Path, other: subprocess.Popen, deadline: float) -> None:
+    """Until the other process has written a file. Raises RuntimeError when it has ended without, or the time is over."""
+    while not file.exists():
+        if other.poll() is not None and not file.exists():
+            raise RuntimeError(f"the process for the CPU's images ended with status {other.returncode}")
+        if time.monotonic() > deadline:
+            raise RuntimeError("the CPU's images were not there in time (--seconds)")
+        time.sleep(0.05)
+
+
+def compared(chain: str, scan: Scan, folder: Path, other: subprocess.Popen, deadline: float) -> dict[str, Any]:
     """Two scans on the GPU, and how the images of the second differ from the CPU's."""
     seconds = []
     for _ in range(2):
@@ -159,8 +169,7 @@ def compared(chain: str, scan: Scan, folder: Path) -> dict[str, Any]:
         images = run(chain, scan)
         seconds.append(round(time.perf_counter() - start, 3))
     file = folder / f"{chain}.npz"
-    while not file.exists():
-        time.sleep(0.05)
+    wait_for(file, other, deadline)
     with np.load(file) as stored:
         if "error" in stored:
             raise RuntimeError(f"on the CPU: {stored['error']}")
@@ -173,7 +182,7 @@ def compared(chain: str, scan: Scan, folder: Path) -> dict[str, Any]:
         "images": len(images),
         "first_s": seconds[0],
         "second_s": seconds[1],
-        "difference": max(differences),
+        "difference": float(np.max(differences)),  # NaN where one is NaN
         "median_difference": float(np.median(differences)),
     }
 
@@ -197,6 +206,8 @@ def main() -> int:
         other = subprocess.Popen(command, env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"})
         device.configure()
         results["gpu"] = device.use_gpu()
+        if not results["gpu"]:
+            failed.append("no GPU is in use: these are the CPU's images twice")
         scans: dict[str, Scan] = {}
         for chain in arguments.only:
             if time.monotonic() > deadline:
@@ -206,7 +217,7 @@ def main() -> int:
             try:
                 if kind not in scans:
                     scans[kind] = SCANS[kind]()
-                results[chain] = compared(chain, scans[kind], folder)
+                results[chain] = compared(chain, scans[kind], folder, other, deadline)
                 if not results[chain]["difference"] <= (BOUND_OF_MAPS if chain in MAPS else BOUND):
                     failed.append(f"{chain}: differs by {results[chain]['difference']:.3g}")
             except Exception as error:

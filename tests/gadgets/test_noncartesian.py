@@ -317,3 +317,25 @@ def test_plans_and_weights_are_reused_when_the_trajectory_repeats(
     assert len(list(outputs)) == 3
     assert len(iterated) == 1
     assert nufft.cached_plans() == plans
+
+
+def test_only_small_frames_leave_their_trajectory_behind(radial: list[Acquisition], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume's trajectory, kept 32 times, would fill the memory."""
+    kept: list[int] = []
+    located = Reconstruction._located
+
+    def noted(self: Reconstruction, *arguments: object) -> object:
+        kept.append(len(self._geometries))
+        return located(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Reconstruction, "_located", noted)
+    twice = [*radial, *(item.with_data(item.data) for item in radial)]
+    for item in twice[len(radial) :]:
+        item.header["idx"]["repetition"] = 1
+    small = pixels(reconstruct(RADIAL, twice, method="gridding"))
+    assert kept == [0]  # one trajectory for the maps and both frames
+    kept.clear()
+    monkeypatch.setattr("gadgets.reconstruction.KEPT_SAMPLES", VIEWS * SAMPLES - 1)
+    assert np.array_equal(pixels(reconstruct(RADIAL, twice, method="gridding")), small)
+    assert len(kept) >= 2
+    assert set(kept) == {0}
