@@ -166,7 +166,10 @@ def homodyne(kspace: np.ndarray, region: Region, *, width: float = 0.15) -> np.n
 
 
 def _homodyne_weights(n: int, first: int, last: int, width: float) -> np.ndarray:
-    """Weights w with w(k) + w(-k) = 2 wherever one of the two is sampled: a smooth step from 0 to 2."""
+    """Weights w with w(k) + w(-k) = 2 wherever one of the two is sampled: a smooth step from 0 to 2.
+
+    Of an even number of samples the first is its own mirror image, with the weight 1.
+    """
     center = n // 2
     if not first <= center <= last:
         raise ValueError(f"homodyne: samples {first} to {last} of {n} leave out the k-space centre {center}")
@@ -181,6 +184,8 @@ def _homodyne_weights(n: int, first: int, last: int, width: float) -> np.ndarray
         return step
 
     weights: np.ndarray = rise(k) + 1 - rise(-k)
+    if n % 2 == 0:
+        weights[0] = 1
     weights[:first] = 0
     weights[last + 1 :] = 0
     return weights
