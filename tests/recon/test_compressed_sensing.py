@@ -90,6 +90,24 @@ def test_small_problems_of_tensorflow_mri(tf: Any, name: str) -> None:
     assert np.abs(tf.function(run)(tf.constant(kspace)).numpy() - expected).max() < 1e-4
 
 
+def scaled_error(reference: np.ndarray, image: np.ndarray) -> float:
+    return nrmse(reference, image * (np.vdot(image, reference) / np.vdot(image, image)))
+
+
+def test_gridding_equals_the_oracle(oracle: Any) -> None:
+    maps, trajectory = oracle["phantom64_sens"], oracle["radial33"].reshape(-1, 2)
+    image = adjoint(oracle["radial33_kspace"], maps, trajectory, weights=1 / oracle["density_pipe"].ravel())
+    assert relative_error(oracle["radial33_adjoint"], image) < 1e-2
+    assert scaled_error(oracle["phantom64"], image) == pytest.approx(0.336, abs=0.005)
+
+
+def test_sense_of_every_second_line_finds_the_phantom(oracle: Any) -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[::2] = True
+    kspace, maps = (oracle[name].astype(np.complex128) for name in ("cartesian_kspace", "phantom64_sens"))
+    assert scaled_error(oracle["phantom64"], least_squares(kspace * mask, maps, mask=mask, iterations=60)) < 1e-5
+
+
 def test_oracles_conjugate_gradients_and_total_variation(oracle: Any) -> None:
     maps, trajectory = oracle["phantom64_sens"], oracle["radial33"].reshape(-1, 2)
     weights, kspace = 1 / oracle["density_pipe"].ravel(), oracle["radial33_kspace"]
