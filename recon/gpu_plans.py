@@ -167,13 +167,13 @@ class GpuPlans:
                 isign=1 if adjoint else -1,
                 dtype=nufft.dtype.name,
                 gpu_maxbatchsize=size,
-                gpu_method=_method(adjoint, len(nufft.image_shape), nufft.dtype),
+                gpu_method=spreading_method(adjoint, len(nufft.image_shape), nufft.dtype),
             )
 
         return _pool.get((adjoint, nufft.image_shape, size, nufft.tolerance, nufft.dtype.name), self.points, make)
 
 
-def _method(adjoint: bool, rank: int, dtype: np.dtype) -> int:
+def spreading_method(adjoint: bool, rank: int, dtype: np.dtype) -> int:
     """How cuFINUFFT spreads and interpolates: 1 goes by points, 2 by blocks in shared memory, 0 is its own choice.
 
     Measured on an H200 for 10 coils of 240 x 240 and 17,565 radial samples: spreading (type 1) by points takes 0.11 ms, by

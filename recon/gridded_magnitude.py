@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from recon import nufft
-from recon.arrays import Array
+from recon.arrays import Array, is_tensor
 from recon.coils import combine
+from recon.gridding_recorded import recorded_gridding
+from recon.namespace import namespace
 from recon.resident import call_resident
 from recon.sense import gridding
 
@@ -29,6 +31,10 @@ def gridded_magnitude(
     """
 
     def combined(values: Array) -> Array:
+        on_gpu = not isinstance(values, np.ndarray) and not is_tensor(values)
+        recorded = recorded_gridding(values, trajectory, image_shape, tolerance) if on_gpu and weights is not None else None
+        if recorded is not None:
+            return recorded(values, namespace(values).asarray(weights))
         return combine(gridding(values, trajectory, weights, image_shape, tolerance=tolerance), rank=len(image_shape))
 
     return call_resident("gridding", combined, kspace)
