@@ -16,6 +16,7 @@ from recon import device
 from recon.arrays import real_dtype
 from recon.cache import Cache
 from recon.quantitative.blocks import BlockPrimalDual, Halves, HostProblem
+from recon.quantitative.graphs import graph
 from recon.quantitative.irgn import DERIVATIVE, ENERGY, SLICE, RegularisedFit, Step, settled, squares, start_values
 from recon.quantitative.lanes import Blocks, Lanes, Span, Volumes
 from recon.quantitative.linearised import PrimalDual, moments, spectrum
@@ -30,7 +31,7 @@ from recon.solvers import conjugate_gradient
 _IMAGE_ITERATIONS = 12
 """Of conjugate gradients for the start images, as `DataTerm.images` does."""
 _halves: Cache[Halves] = Cache(4)
-"""Of conjugate gradients for the start images, as `DataTerm.images` does."""
+"""Graphs outlive a fit."""
 
 
 def fit_blocks(
@@ -72,7 +73,6 @@ class _BlockFit:
         weights: np.ndarray | None,
         start: np.ndarray | None,
     ) -> None:
-        import tensorflow as tf
 
         if len(data.rhs) != model.contrasts:
             raise ModelError(f"{model.name} has {model.contrasts} contrasts, the data {len(data.rhs)}")
@@ -97,7 +97,8 @@ class _BlockFit:
         if isinstance(regulariser, JointWavelet):
             raise ModelError("wavelet coefficients belong to the whole volume: choose TV or TGV, or fit without block_slices")
         rows = tuple(own[n] for n, _ in self.components.table)
-        compiled = data.graph and (device.use_gpu() or blocks.slices * int(np.prod(data.voxels[1:])) > COMPILED)
+        large = blocks.slices * int(np.prod(data.voxels[1:])) > COMPILED
+        compiled = data.graph and (device.use_gpu() or large if blocks.compiled is None else blocks.compiled)
 
         def make() -> Halves:
             return Halves(PrimalDual(self.components, flags, regulariser, None, rows, settings, compiled), data.gram, compiled)
@@ -113,7 +114,7 @@ class _BlockFit:
         self.arrays: list[np.ndarray] = []
         # Eigenvalues are the CPU's work, and models are traced quickly: compiling pays for the iterations only.
         self._evaluate_block, self._linearise_block, self._covariance_block = (
-            tf.function(one) for one in (self._evaluated, self._linearised, self._spread_of)
+            graph(one) for one in (self._evaluated, self._linearised, self._spread_of)
         )
 
     def run(self, callback: Callable[[Step], None]) -> RegularisedFit:
@@ -154,7 +155,6 @@ class _BlockFit:
 
     def _images(self) -> np.ndarray:
         """Least-squares images, as `DataTerm.images`."""
-        import tensorflow as tf
 
         data = self.data
         if data.pointwise:
@@ -162,7 +162,7 @@ class _BlockFit:
             bound = np.broadcast_to(data.bound, data.rhs.shape)
             np.divide(data.rhs, bound, out=images, where=bound > 0)
             return images
-        gram = tf.function(lambda x, operands: self._gram(x, None, operands))
+        gram = graph(lambda x, operands: self._gram(x, None, operands))
 
         def apply(x: np.ndarray) -> np.ndarray:
             result = np.empty_like(x)

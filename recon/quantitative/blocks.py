@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from recon.quantitative.graphs import graph
 from recon.quantitative.lanes import Lanes, Span, Volumes
 from recon.quantitative.linearised import HISTORY, SAFETY, SHRINK, TRIALS, Iteration, PrimalDual, distance, extrapolated, ratio, total_gap
 from recon.quantitative.regularisers import Tensors
@@ -58,10 +59,9 @@ class Halves:
     """
 
     def __init__(self, solver: PrimalDual, gram: Callable[..., Any] | None, compiled: bool) -> None:
-        import tensorflow as tf
 
         self.solver, self.gram = solver, gram
-        self.primal, self.dual, self.gap = (tf.function(one, jit_compile=compiled) for one in (self._primal, self._dual, self._gap))
+        self.primal, self.dual, self.gap = (graph(one, compiled) for one in (self._primal, self._dual, self._gap))
 
     def _iteration(self, arrays: Tensors, operands: Tensors, scalars: tuple[Any, ...]) -> Iteration:
         origin, slope, curvature, values, vectors, *columns = arrays

@@ -23,6 +23,7 @@ from recon.cache import Cache
 from recon.fourier import ifftc
 from recon.operators.fourier import ToeplitzGram, convolve_tensor
 from recon.operators.linear import LinearOperator
+from recon.quantitative.graphs import graph
 from recon.solvers import conjugate_gradient
 
 POWER_ITERATIONS, MARGIN = 20, 1.1
@@ -85,7 +86,7 @@ class DataTerm:
 
         def make() -> Any:
             apply = gram.apply
-            return tf.function(lambda rhs, *operands: conjugate_gradient(lambda x: apply(x, *operands), rhs, iterations))
+            return graph(lambda rhs, *operands: conjugate_gradient(lambda x: apply(x, *operands), rhs, iterations))
 
         run = make() if gram.key is None else _least_squares.get((gram.key, iterations, tuple(self.rhs.shape)), make)
         return run(self.rhs, *gram.operands)

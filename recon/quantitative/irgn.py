@@ -19,6 +19,7 @@ from recon.arrays import real_dtype
 from recon.cache import Cache
 from recon.quantitative import replicas
 from recon.quantitative.data_term import DataTerm, as_shared
+from recon.quantitative.graphs import graph
 from recon.quantitative.lanes import Blocks, Times
 from recon.quantitative.linearised import Linearisation, PrimalDual, total
 from recon.quantitative.model import Map, ModelError, SignalModel
@@ -268,7 +269,7 @@ class _Fit:
             return signal, jacobian, tf.sqrt(squares(jacobian))
 
         fields = {name: tf.constant(field) for name, field in self.model.fields.items()}
-        program = _programs.get((self.model.structure(), self.start.shape), lambda: tf.function(run))
+        program = _programs.get((self.model.structure(), self.start.shape), lambda: graph(run))
         return lambda parameters: program(parameters, fields)
 
     def _rows(self, scales: np.ndarray) -> Any:

@@ -36,12 +36,14 @@ class Blocks:
         ahead: blocks that are copied to a device beforehand, and back afterwards, while it computes; None for 2 on GPUs and for 0 on
             the CPU, where copies would only compete with the computation.
         folder: where arrays of the whole volume lie in files that vanish at the end; None for the host's memory.
+        compiled: iterations by XLA, after some seconds of compiling; None for that on a GPU and for large blocks.
     """
 
     slices: int
     devices: tuple[str, ...] = ()
     ahead: int | None = None
     folder: Path | None = None
+    compiled: bool | None = None
 
     def __post_init__(self) -> None:
         if self.slices < 1:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from recon.quantitative.graphs import graph
 from recon.quantitative.real_unknowns import Components, apply_matrix, gradient
 from recon.quantitative.regularisers import Regulariser, Tensors
 from recon.quantitative.settings import Settings
@@ -88,12 +89,11 @@ class PrimalDual:
         settings: Settings,
         compiled: bool = True,
     ) -> None:
-        import tensorflow as tf
 
         self.components, self.real, self.regulariser, self.gram, self.settings = components, real, regulariser, gram, settings
         self.groups = [[row for row, (n, _) in enumerate(components.table) if n == index] for index in range(components.unknowns)]
         self.weights = weights
-        self._run = tf.function(self._iterate, jit_compile=compiled)
+        self._run = graph(self._iterate, compiled)
 
     def start(self, u: Any) -> tuple[Tensors, Tensors]:
         """Fields and dual variables of zero beside these unknowns."""
@@ -383,7 +383,7 @@ def _products() -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
     def back(columns: Any, x: Any) -> Any:
         return gradient(tf.unstack(columns), x)
 
-    return tf.function(forward, jit_compile=True), tf.function(back, jit_compile=True)
+    return graph(forward, True), graph(back, True)
 
 
 def _rotated(vectors: Any, x: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from recon import device
 from recon.arrays import complex_dtype, real_dtype
 from recon.cache import Cache
+from recon.quantitative.graphs import graph
 from recon.quantitative.model import Map, ModelError, SignalModel
 from recon.quantitative.real_unknowns import Components, apply_matrix, covariance, dot, gradient, inverse, normal_matrix, unit_diagonal
 
@@ -218,7 +219,7 @@ def _program(model: SignalModel, magnitude: bool, compiled: bool, size: int) -> 
         def run(images: Any, begin: Any, fields: dict[str, Any], iterations: Any, tolerance: Any) -> tuple[Any, ...]:
             return _fit(with_fields(twin, fields), images, begin, magnitude, iterations, tolerance)
 
-        return tf.function(run, jit_compile=compiled)
+        return graph(run, compiled)
 
     program = _programs.get((model.structure(), magnitude, compiled, size), make)
 

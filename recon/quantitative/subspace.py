@@ -14,6 +14,7 @@ import numpy as np
 
 from recon.cache import Cache
 from recon.quantitative.data_term import DataTerm, as_shared
+from recon.quantitative.graphs import graph
 from recon.quantitative.model import SignalModel
 from recon.quantitative.pixelwise import PixelwiseFit
 from recon.solvers import conjugate_gradient
@@ -65,7 +66,7 @@ def subspace_images(term: DataTerm, basis: np.ndarray, iterations: int = 12) -> 
 
             return expand(conjugate_gradient(lambda x: project(apply(expand(x), *operands)), project(rhs), iterations))
 
-        return tf.function(solve)
+        return graph(solve)
 
     run = make() if gram.key is None else _programs.get((gram.key, iterations, basis.shape, tuple(term.rhs.shape)), make)
     images: np.ndarray = run(term.rhs, tf.constant(basis.astype(term.rhs.dtype.as_numpy_dtype)), *gram.operands).numpy()
