@@ -26,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import gpu_graphs
 import gpu_more
 import gpu_reconstructions
 import gpu_stress
@@ -247,6 +248,7 @@ def sections(repeats: int, sizes: gpu_reconstructions.Sizes) -> dict[str, Sectio
         "out_of_memory": lambda: gpu_more.out_of_memory().items(),
         "reconstructions": lambda: compared(sizes),
         "tensors": tensors,
+        "graphs": gpu_graphs.graphs,
     }
 
 
@@ -255,7 +257,7 @@ def failures(result: dict[str, Any]) -> list[str]:
     failed = [name for name, value in result.get("difference", {}).items() if isinstance(value, dict) or not value < 1e-2]
     checks = {**result.get("stress", {}), "memory": {"passed": True, **result.get("memory", {})}}
     failed += [name for name, value in checks.items() if not value["passed"]]
-    for section in ("reconstructions", "tensors"):
+    for section in ("reconstructions", "tensors", "graphs"):
         failed += [name for name, value in result.get(section, {}).items() if not value.get("worst", np.inf) < value.get("bound", 0)]
     failed += [name for name, value in result.get("out_of_memory", {}).items() if not value["difference"] < 1e-2]
     return failed + [f"{name}: {value}" for name, value in result.get("unfinished", {}).items()]
@@ -315,7 +317,7 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all checks; 1 if one fails or is not done in time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    names = "timings, difference, stress, volumes, memory, out_of_memory, reconstructions, tensors"
+    names = "timings, difference, stress, volumes, memory, out_of_memory, reconstructions, tensors, graphs"
     parser.add_argument("--repeats", type=int, default=1000, help="of the stress test")
     parser.add_argument("--only", nargs="+", metavar="SECTION", help=names)
     parser.add_argument("--json", type=Path, help="also write the results to this file, one by one")

@@ -19,7 +19,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         self.host = np.asarray(values)
 
     def get(self) -> np.ndarray:
-        return self.host
+        return self.host.copy()
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("implicit conversion to a NumPy array is not allowed")
