@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from gadgets.base import Context
 from gadgets.items import Meta
 from gadgets.meta import put
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_RAISED = re.compile(r"\w*(?:Error|Exception): ")
 
 
 class NetworkMarks:
@@ -59,5 +63,16 @@ def attempt(network: Callable[[], np.ndarray], shape: tuple[int, ...]) -> tuple[
 
 def reason(error: Exception) -> str:
     """Why a network failed, in one line."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"the network failed: {type(error).__name__}: {first}"
+    return f"the network failed: {type(error).__name__}: {_cause(str(error))}"
+
+
+def _cause(message: str) -> str:
+    """The line of an error's message that says what is wrong: TensorFlow and Keras put tracebacks and headings before it."""
+    lines = [line.strip() for line in _COLOURS.sub("", message).splitlines() if line.strip()]
+    if lines[:1] == ["in user code:"]:
+        raised = [n for n, line in enumerate(lines) if _RAISED.match(line)]
+        lines = lines[raised[-1] :] if raised else lines[1:]
+        lines = [_RAISED.sub("", lines[0], count=1), *lines[1:]] if lines else []
+    if lines and lines[0].startswith("Exception encountered when calling "):
+        lines = lines[1:]
+    return lines[0] if lines else ""

@@ -11,6 +11,7 @@ import numpy as np
 from recon.networks.compiled import Compiled
 from recon.networks.named import frames_of, multiple, named
 from recon.networks.normalization import window_scale
+from recon.networks.weights import written
 
 
 class CoilClips:
@@ -52,16 +53,34 @@ class CoilClips:
         scale: Any = tf.constant(1.0)
         if self.scaled:
             scale = tf.reshape(window_scale(tf.transpose(tf.norm(channels, axis=-1), [1, 2, 0])[None]), [])
-        return tf.cast(self.network((channels / scale)[None]), tf.float32)[0, ..., 0] * scale
+        result = tf.convert_to_tensor(self.network((channels / scale)[None]))
+        if result.shape[-1] != 1:
+            raise ValueError(f"it gives {result.shape[-1]} channels where the magnitude should be one")
+        return tf.cast(result, tf.float32)[0, ..., 0] * scale
 
 
-@lru_cache(maxsize=4)
 def coil_clips(weights: str, architecture: str, frames: int | None = None) -> CoilClips:
-    """The network for a name of the catalogue or a file, loaded once a process. Arguments: see `named` and `frames_of`.
+    """The network for a name of the catalogue or a file, loaded once a process; a file that has changed since is loaded again.
+
+    Arguments: see `named` and `frames_of`.
 
     Raises:
         WeightsError: see there.
     """
+    return _coil_clips(weights, architecture, frames, written(weights))
+
+
+@lru_cache(maxsize=4)
+def _coil_clips(weights: str, architecture: str, frames: int | None, _: int) -> CoilClips:
     name, network, entry = named(weights, architecture, "clip")
-    coils = (entry.input_shape[-1] or 2) // 2
+    coils = (_channels(network) or entry.input_shape[-1] or 2) // 2
     return CoilClips(name, network, frames_of(entry, network, frames), coils, entry.scaling == "window", multiple(network))
+
+
+def _channels(network: Any) -> int | None:
+    """Of its input, as the model tells, or its first kernel."""
+    inputs, variables = getattr(network, "inputs", None), getattr(network, "weights", None)
+    if inputs:
+        channels: int | None = inputs[0].shape[-1]
+        return channels
+    return int(variables[0].shape[-2]) if variables and len(variables[0].shape) == 5 else None

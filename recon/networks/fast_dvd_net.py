@@ -40,9 +40,7 @@ class FastDVDnet(keras.Model):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Make the variables: first stage, second stage."""
-        shape = tuple(input_shape)
-        if len(shape) != 4 or shape[-1] != FRAMES:
-            raise ValueError(f"FastDVDnet takes [batch, y, x, {FRAMES}] magnitudes, the oldest frame first, not an array of shape {shape}")
+        shape = self._checked(input_shape)
         for stage in (self.first, self.second):
             if not stage.built:
                 stage.build((*shape[:-1], 3))
@@ -50,10 +48,18 @@ class FastDVDnet(keras.Model):
 
     def call(self, inputs: Any) -> Any:
         """Magnitudes ``[batch, y, x, 5]``, the oldest frame first, to the newest frame ``[batch, y, x, 1]``."""
+        self._checked(inputs.shape)
         # The three windows go through the shared stage as one batch: one set of kernels launched instead of three.
         windows = keras.ops.concatenate([inputs[..., n : n + 3] for n in range(3)], 0)
         stages = keras.ops.split(self.first(windows), 3, 0)
         return self.second(keras.ops.concatenate(stages, -1))
+
+    def _checked(self, shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        if len(shape) != 4 or shape[-1] != FRAMES:
+            raise ValueError(
+                f"FastDVDnet takes [batch, y, x, {FRAMES}] magnitudes, the oldest frame first, not an array of shape {tuple(shape)}"
+            )
+        return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, for saving."""

@@ -7,6 +7,9 @@ from typing import Any
 
 from recon.networks.weights import Entry, Layout, WeightsError, catalogue, load, load_file
 
+UNROLLED_INPUTS = 4
+"""Start image, k-space, maps, mask."""
+
 
 def named(weights: str, architecture: str, layout: Layout) -> tuple[str, Any, Entry]:
     """The network with its weights.
@@ -31,7 +34,8 @@ def named(weights: str, architecture: str, layout: Layout) -> tuple[str, Any, En
         raise WeightsError(f"the weights {name!r} are for another kind of input ({entry.layout}), not for {layout}")
     if is_name:
         return weights, load(weights), entry
-    return Path(weights).name, load_file(Path(weights), entry.network, entry.input_shape), entry
+    inputs = UNROLLED_INPUTS if layout == "unrolled" else 1
+    return Path(weights).name, load_file(Path(weights), entry.network, entry.input_shape, inputs), entry
 
 
 def frames_of(entry: Entry, network: Any, frames: int | None) -> int:

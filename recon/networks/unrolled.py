@@ -10,6 +10,7 @@ import numpy as np
 from recon.fourier import ifftc
 from recon.networks.compiled import Compiled
 from recon.networks.named import frames_of, multiple, named
+from recon.networks.weights import written
 
 
 class Unrolled:
@@ -55,12 +56,18 @@ class Unrolled:
         return self.network((start / scale, kspace / scale, maps, mask))[0] * scale
 
 
-@lru_cache(maxsize=4)
 def unrolled(weights: str, architecture: str, frames: int | None = None) -> Unrolled:
-    """The network for a name of the catalogue or a file, loaded once a process. Arguments: see `named` and `frames_of`.
+    """The network for a name of the catalogue or a file, loaded once a process; a file that has changed since is loaded again.
+
+    Arguments: see `named` and `frames_of`.
 
     Raises:
         WeightsError: see there.
     """
+    return _unrolled(weights, architecture, frames, written(weights))
+
+
+@lru_cache(maxsize=4)
+def _unrolled(weights: str, architecture: str, frames: int | None, _: int) -> Unrolled:
     name, network, entry = named(weights, architecture, "unrolled")
     return Unrolled(name, network, frames_of(entry, network, frames), multiple(network))

@@ -6,7 +6,9 @@ trained and what for. Files whose checksum differs are refused.
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -20,8 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 CATALOGUE = Path(__file__).with_name("weights.yaml")
 Layout = Literal["frames_last", "image", "series", "clip", "unrolled"]
 Scaling = Literal["window", "min_max", "none"]
+HDF5 = (".h5", ".hdf5")
+FORMATS = ".keras, .h5, .onnx, a SavedModel's folder, a TensorFlow checkpoint's prefix or .index file"
 ONNX_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 """Element types of inputs that ONNX models may have."""
+
+logger = logging.getLogger(__name__)
 
 
 class WeightsError(ValueError):
@@ -81,6 +87,20 @@ class Entry(BaseModel):
     metrics: dict[str, Any] = Field(default_factory=dict)
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML whose keys stand once: of two entries of one name, PyYAML silently takes the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """As PyYAML's."""
+        keys: list[Any] = []
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice", key.start_mark)
+            keys.append(name)
+        return super().construct_mapping(node, deep)
+
+
 @cache
 def catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
     """The entries of a catalogue by name.
@@ -89,7 +109,8 @@ def catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
         WeightsError: the file is missing or not a catalogue.
     """
     try:
-        return {name: Entry.model_validate(entry) for name, entry in yaml.safe_load(path.read_text()).items()}
+        # As safe as yaml.safe_load, whose loader it is made of.
+        return {name: Entry.model_validate(entry) for name, entry in yaml.load(path.read_text(), _EachKeyOnce).items()}
     except (OSError, yaml.YAMLError, ValidationError, AttributeError) as error:
         raise WeightsError(f"{path}: {error}") from None
 
@@ -113,18 +134,21 @@ def load(name: str, path: Path = CATALOGUE) -> Any:
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != entry.sha256:
         raise WeightsError(f"{file} has the checksum {found}, not the catalogue's {entry.sha256}: it is damaged or another version")
+    if entry.licence is None:
+        logger.warning("the weights %r state no licence (%s): do not pass them on", name, entry.source)
     return load_file(file, entry.network, entry.input_shape)
 
 
-def load_file(path: Path, network: Architecture | None = None, shape: Sequence[int | None] | None = None) -> Any:
+def load_file(path: Path, network: Architecture | None = None, shape: Sequence[int | None] | None = None, inputs: int = 1) -> Any:
     """A network from a file of weights or a whole model.
 
     Args:
         path: ``.keras``; ``.weights.h5`` or ``.h5`` of Keras; a SavedModel's folder; a TensorFlow checkpoint's prefix or ``.index``
             file; ``.onnx`` (needs onnxruntime).
-        network: what to build, for files that hold weights only; a SavedModel or checkpoint of the published networks is put into
-            it variable by variable, in order.
+        network: what to build, for files that hold weights only; a SavedModel, checkpoint or ``.h5`` of the published networks is put
+            into it variable by variable, in order.
         shape: of its input, batch first.
+        inputs: that it takes; whole models of another number are refused.
 
     Returns:
         A callable, arrays or tensors in, tensors or arrays out.
@@ -134,30 +158,44 @@ def load_file(path: Path, network: Architecture | None = None, shape: Sequence[i
     """
     path = Path(path)
     checkpoint = path.with_suffix("") if path.suffix == ".index" else path
-    if not path.exists() and not Path(f"{checkpoint}.index").exists():
+    is_checkpoint = Path(f"{checkpoint}.index").exists()
+    if not path.exists() and not is_checkpoint:
         raise WeightsError(f"{path} does not exist")
     try:
         if path.suffix == ".onnx":
             return _onnx(path)
-        if path.suffix == ".keras":
-            return _keras_model(path)
+        if path.suffix == ".keras" or (network is None and _is_keras_hdf5(path)):
+            return _keras_model(path, inputs)
         if path.is_dir() and network is None:
             return _saved_model(path)
+        if not (path.is_dir() or path.suffix in HDF5 or is_checkpoint):
+            raise WeightsError(f"{path} has no format that is known; there are {FORMATS}")
         if network is None or shape is None:
             raise WeightsError(f"{path} holds weights only: say which network they belong to, and the shape of its input")
         built = network.build(shape)
         if path.is_dir():
             _assign(built, _checkpoint_variables(path / "variables" / "variables"), path)
-        elif path.suffix in (".h5", ".hdf5"):
+        elif path.suffix in HDF5:
             _load_hdf5(built, path)
         else:
             _assign(built, _checkpoint_variables(checkpoint), path)
         return built
     except WeightsError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path} cannot be loaded: {first}") from error
+    except Exception as error:  # whatever Keras, TensorFlow and HDF5 raise about files that are damaged
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        why = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        raise WeightsError(f"{path} cannot be loaded: {why}") from error
+
+
+def written(weights: str | Path) -> int:
+    """When the file, folder or checkpoint was last written, ns since 1970; 0 where there is none, as for names of the catalogue.
+
+    What is kept of a file is to be kept by this too: whoever trains on puts the new file in the place of the old one.
+    """
+    path = Path(weights)
+    files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{glob.escape(path.name.removesuffix('.index'))}*")
+    return max((file.stat().st_mtime_ns for file in files), default=0)
 
 
 def _architectures() -> Mapping[str, Callable[..., Any]]:
@@ -170,11 +208,31 @@ def _architectures() -> Mapping[str, Callable[..., Any]]:
     return {"UNet": UNet, "FastDVDnet": FastDVDnet, "DnCNN": DnCNN, "VarNet": VarNet, "MoDL": MoDL}
 
 
-def _keras_model(path: Path) -> Any:
+def _is_keras_hdf5(path: Path) -> bool:
+    """Whether this is an HDF5 file with a whole model, as Keras 2 wrote them."""
+    import h5py
+
+    if path.suffix not in HDF5 or not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as file:
+        return "model_config" in file.attrs
+
+
+def _keras_model(path: Path, inputs: int) -> Any:
     import keras
 
     _architectures()  # registers our layers
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
+    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    # Models that are a class of their own do not tell.
+    _check_ends(path, [each.name for each in getattr(model, "inputs", None) or []], "inputs", inputs)
+    _check_ends(path, [each.name for each in getattr(model, "outputs", None) or []], "outputs", 1)
+    return model
+
+
+def _check_ends(path: Path, names: Sequence[str], what: str, wanted: int) -> None:
+    """Raise WeightsError where a model tells the names of another number of inputs or outputs."""
+    if names and len(names) != wanted:
+        raise WeightsError(f"{path} has {len(names)} {what} ({', '.join(names)}), not {wanted}")
 
 
 def _saved_model(path: Path) -> Any:
@@ -185,12 +243,15 @@ def _saved_model(path: Path) -> Any:
     signature = model.signatures.get("serving_default")
     if signature is None:
         raise WeightsError(f"{path} has no signature serving_default; export the model with one")
-    names = list(signature.structured_input_signature[1])
-    if len(names) != 1:
-        raise WeightsError(f"{path} takes {len(names)} inputs ({', '.join(names)}), not one image")
+    specs = signature.structured_input_signature[1]
+    _check_ends(path, list(specs), "inputs", 1)
+    _check_ends(path, list(signature.structured_outputs), "outputs", 1)  # their order is that of the alphabet: none is the first
+    ((name, spec),) = specs.items()
+    if not spec.dtype.is_floating:
+        raise WeightsError(f"{path} takes {spec.dtype.name}: export it for real numbers")
 
     def call(inputs: Any) -> Any:
-        return next(iter(signature(**{names[0]: tf.convert_to_tensor(inputs)}).values()))
+        return next(iter(signature(**{name: tf.cast(inputs, spec.dtype)}).values()))
 
     call.model = model  # type: ignore[attr-defined]  # keeps the variables alive
     return call
@@ -206,8 +267,7 @@ def _onnx(path: Path) -> Any:
         session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
     except Exception as error:
         raise WeightsError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if len(session.get_inputs()) != 1:
-        raise WeightsError(f"{path} takes {len(session.get_inputs())} inputs, not one image")
+    _check_ends(path, [each.name for each in session.get_inputs()], "inputs", 1)
     (declared,) = session.get_inputs()
     if declared.type not in ONNX_TYPES:
         raise WeightsError(f"{path} takes {declared.type}, not one of {', '.join(ONNX_TYPES)}: export it for real numbers")
@@ -224,6 +284,8 @@ def _checkpoint_variables(prefix: Path) -> list[np.ndarray]:
     """The variables of a checkpoint that are named by number, ``variables/0`` and so on, in that order; optimiser's ones left out."""
     import tensorflow as tf
 
+    if not Path(f"{prefix}.index").exists():
+        raise WeightsError(f"{prefix}.index is missing")
     if not list(prefix.parent.glob(f"{prefix.name}.data-*")):
         raise WeightsError(f"{prefix}.index is there but its data file ({prefix.name}.data-00000-of-00001) is missing")
     reader = tf.train.load_checkpoint(str(prefix))
@@ -256,10 +318,12 @@ def _names(group: Any, attribute: str) -> list[str]:
 def _assign(network: Any, arrays: Sequence[np.ndarray], path: Path) -> None:
     published = getattr(network, "published_weights", None)
     variables = list(network.weights) if published is None else published()
-    arrays = list(arrays)[: len(variables)]  # a training's checkpoint goes on with counters
+    arrays = list(arrays)
+    while len(arrays) > len(variables) and not arrays[-1].shape:
+        arrays.pop()  # a training's checkpoint goes on with counters
     if [tuple(variable.shape) for variable in variables] != [array.shape for array in arrays]:
         different = [n for n, (variable, array) in enumerate(zip(variables, arrays, strict=False)) if tuple(variable.shape) != array.shape]
-        where = f"the first that differs is number {different[0]}" if different else "some are missing"
+        where = f"the first that differs is number {different[0]}" if different else "it is of a larger or smaller network"
         raise WeightsError(f"{path} holds {len(arrays)} variables where {type(network).__name__} has {len(variables)}: {where}")
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)

@@ -119,6 +119,46 @@ def test_bad_samples_are_left_out_of_the_mean() -> None:
     assert context.counts["samples not finite"] == 4
 
 
+def test_samples_that_were_not_taken_are_left_out_of_the_mean() -> None:
+    """A session hands on NaN as 0: a readout lost that way must not darken its line."""
+    readouts = scan(3, 1)
+    readouts[1].data[:] = 0
+    readouts[2].data[0, 5] = 0
+    for one in readouts:
+        one.data[1, 7] = 0
+    (found,) = averaged(readouts, 3)
+    expected = (readouts[0].data + readouts[2].data) / 2
+    expected[0, 5], expected[1, 7] = readouts[0].data[0, 5], 0
+    np.testing.assert_allclose(found.data, expected, rtol=1e-6)
+
+
+def test_repetitions_that_begin_anew_go_on_being_averages() -> None:
+    """The counter has 16 bits, and 65,536 is no multiple of 6."""
+    readouts = scan(18, 1, "repetition")
+    for n, one in enumerate(readouts):
+        one.header["idx"]["repetition"] = (65526 + n) % 65536
+    context = Context(header=header(6))
+    found = averaged(readouts, 6, context, counter="repetition", averages=6)
+    assert [int(one.header["idx"]["repetition"]) for one in found] == [10921, 10922, 10923]
+    for n, one in enumerate(found):
+        np.testing.assert_allclose(one.data, np.mean([each.data for each in readouts[6 * n : 6 * n + 6]], 0), rtol=1e-5, atol=1e-6)
+    assert not context.counts
+
+
+def test_averages_that_the_header_does_not_tell_of_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    context = Context(header=Header(header_xml((16, 16))))
+    with caplog.at_level(logging.WARNING, "reconstream"):
+        assert len(averaged(scan(3, 2), 3, context)) == 6
+    assert context.counts == {"readouts not averaged, for the header tells of no averages": 4}
+    assert [record.message for record in caplog.records if "set averages" in record.message] == [
+        record.message for record in caplog.records
+    ]
+    assert len(caplog.records) == 1
+    alone = Context(header=Header(header_xml((16, 16))))
+    averaged(scan(3, 2), 3, alone, averages=1)
+    assert not alone.counts
+
+
 def test_what_is_no_average_is_refused() -> None:
     longer, turned = scan(2, 1), scan(2, 1)
     longer[1] = readout(np.ones((2, 8)), TRAJECTORY[:8], 1, average=1)

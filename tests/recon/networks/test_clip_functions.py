@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,44 @@ def test_whole_models_are_what_their_file_says(tmp_path: Path) -> None:
     assert (found.frames, found.multiple) == (24, 2)
     kspace, maps, mask = complex_noise(2, 24, 4, 4), complex_noise(2, 4, 4), np.ones((24, 4, 4))
     np.testing.assert_array_equal(found(kspace, mask, maps), Unrolled("again", network, 24)(kspace, mask, maps))
+
+
+def test_a_whole_model_says_how_many_coils_it_takes(tmp_path: Path) -> None:
+    """The catalogue's architecture has ten."""
+    own = UNet([2, 4], 1, rank=3)
+    own(np.zeros((1, 4, 4, 4, 6), np.float32))
+    own.save(tmp_path / "own.keras")
+    window = keras.Input((None, None, None, 8))
+    keras.Model(window, keras.layers.Conv3D(1, 3, padding="same")(window)).save(tmp_path / "plain.keras")
+    for name, coils in (("own", 3), ("plain", 4)):
+        clips = coil_clips(str(tmp_path / f"{name}.keras"), "inter4k_unet_published", 4)
+        assert clips.coils == coils
+        assert clips(complex_noise(4, coils, 4, 4)).shape == (4, 4, 4)
+
+
+def test_a_clip_of_several_channels_is_no_magnitude() -> None:
+    two = UNet([2, 2], 2, rank=3)
+    two.build((None, 4, 8, 8, 4))
+    with pytest.raises(ValueError, match="gives 2 channels where the magnitude should be one"):
+        CoilClips("two", two, 4, 2)(complex_noise(4, 2, 8, 8))
+
+
+def test_files_that_have_changed_are_loaded_again(tmp_path: Path) -> None:
+    clips, series = tmp_path / "clips.keras", tmp_path / "series.keras"
+    unet = UNet([2, 4], 1, rank=3)
+    unet(np.zeros((1, 4, 4, 4, 20), np.float32))
+    unet.save(clips)
+    varnet, zeros = VarNet(1, (2, 4)), np.zeros((1, 1, 2, 4, 4), np.complex64)
+    varnet((zeros[:, 0], zeros, zeros[:, :, :1], np.zeros(zeros.shape, np.float32)))
+    varnet.save(series)
+    for path, load, architecture in (
+        (clips, coil_clips, "inter4k_unet_published"),
+        (series, unrolled, "inter4k_varnet_published"),
+    ):
+        first = load(str(path), architecture, 4)
+        assert load(str(path), architecture, 4) is first
+        os.utime(path, ns=(1, 1))
+        assert load(str(path), architecture, 4) is not first
 
 
 def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
