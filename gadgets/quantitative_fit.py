@@ -224,7 +224,8 @@ class Fits:
         spacing = _APART if len(places) > 1 else _spacing(places, measured.shape)
         shown = widened(found, rank)
         if self.recipe.deviations and not term.pointwise:
-            shown = with_aliasing(shown, lambda signal: _images(term.of(signal), basis))
+            other = measured.elsewhere().term(_PRECISION)
+            shown = with_aliasing(shown, lambda signal: _images(other.of(signal), basis))
         return Data(measured, places, model, term, start, mask, _cut(shown.maps(), measured), spacing)
 
     def pair(self, due: Due, context: Context, nominal_deg: float, smoothing_mm: float) -> FlipAngles:

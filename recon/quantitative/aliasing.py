@@ -3,7 +3,8 @@
 Where contrasts differ in their samples, artefacts differ too, and the residual of the fit tells of them. Where they share samples, as
 the echoes of one spoke do, artefacts decay like signal and the fit takes them for such. So the fitted signals are sampled and
 reconstructed once more, without noise, and fitted again: how far the maps move, beyond what the residual of that fit tells, belongs to
-their uncertainty. Artefacts that the maps have already count only in part.
+their uncertainty. The samples are taken elsewhere (`Measured.elsewhere`): the maps have in them what the measured places say and lack
+what those leave out, so that the same places once more would move them little.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from recon.quantitative.pixelwise import PixelwiseFit, fit_pixelwise
 
 _NEIGHBOURHOOD = 5
 """Edge in voxels of the neighbourhood over which squares are averaged."""
-_LARGEST = 25.0
-"""Squared error in units of the variance that counts at most: a fit that fails says nothing of its neighbours."""
+_LARGEST, _PART = 5.0, 0.3
+"""Errors count at most so many standard deviations or, if that is more, this part of the unknown: a fit that fails says nothing of its
+neighbours."""
 
 
 def with_aliasing(found: PixelwiseFit, reconstruct: Callable[[np.ndarray], np.ndarray]) -> PixelwiseFit:
@@ -27,8 +29,8 @@ def with_aliasing(found: PixelwiseFit, reconstruct: Callable[[np.ndarray], np.nd
 
     Args:
         found: of all voxels, or NaN outside a mask.
-        reconstruct: images `[contrast, *voxels]` -> what their samples, without noise, become by the reconstruction whose images
-            were fitted.
+        reconstruct: images `[contrast, *voxels]` -> what samples of them, without noise, like the measured ones but elsewhere, become
+            by the reconstruction whose images were fitted.
     """
     inside = np.isfinite(found.parameters).all(0)
     parameters = np.where(inside, found.parameters, 0)
@@ -42,8 +44,9 @@ def with_aliasing(found: PixelwiseFit, reconstruct: Callable[[np.ndarray], np.nd
     with np.errstate(invalid="ignore"):
         moved = np.where(known, (along * (again.parameters - parameters)).real ** 2 / unit, 0)
         visible = np.where(known, told / unit, 0)
-    squares = _average(np.minimum(np.nan_to_num(moved), _LARGEST), known)
-    excess = np.maximum(squares - _average(np.minimum(np.nan_to_num(visible), _LARGEST), known), 0)
+    largest = np.maximum(_LARGEST**2, (_PART * size) ** 2 / unit)
+    squares, seen = (_average(np.minimum(np.nan_to_num(one), largest), known) for one in (moved, visible))
+    excess = np.maximum(squares - seen, 0)
     factor = np.sqrt(1 + excess)
     return replace(found, covariance=found.covariance * (factor[:, None] * factor[None]).astype(found.covariance.dtype))
 

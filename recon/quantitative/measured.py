@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,13 @@ import numpy as np
 
 from recon.quantitative import data_term
 from recon.quantitative.data_term import DataTerm, SharedGram, as_shared
+
+_TURNS = 0.37 * np.arange(1, 9)
+"""Angles in rad by which a trajectory may be turned: no multiples of those between regular spokes or arms."""
+_OUTER = 0.7
+"""Part of the largest radius beyond which samples lie so far apart that it matters where."""
+_PROBES = 1000
+"""Samples that are compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +83,19 @@ class Measured:
         kspace: np.ndarray = fftc(self.maps * images[:, None], range(-len(self.grid), 0))
         return kspace if self.mask is None else kspace * np.broadcast_to(self.mask, (self.contrasts, *self.grid))[:, None]
 
+    def elsewhere(self) -> Measured:
+        """As many samples, equally dense, at other places of k-space, and all of them 0; the same where there are no others.
+
+        Grids are mirrored, trajectories turned in the plane (mirrored if they leave the circle), so that as few places as possible agree.
+        """
+        if self.maps is None:
+            return self
+        empty = np.zeros_like(self.data)
+        if self.trajectory is not None:
+            return replace(self, data=empty, trajectory=_moved(self.trajectory, self.weights))
+        sampled = np.abs(self.data).max(1) > 0 if self.mask is None else np.asarray(self.mask, bool)
+        return replace(self, data=empty, mask=_mirrored(sampled))
+
     def gridded(self) -> np.ndarray:
         """Images `[contrast, *grid]` without iterations: samples weighed by their density, what is missing taken for zero."""
         from recon.coils import combine
@@ -108,6 +129,36 @@ class Measured:
             return data_term.cartesian(data, self.maps.astype(dtype, copy=False), self.mask)
         points = self.trajectory.astype(data.real.dtype, copy=False)
         return data_term.noncartesian(data, points, self.maps.astype(dtype, copy=False), self.weights)
+
+
+def _mirrored(sampled: np.ndarray) -> np.ndarray:
+    """Points of the grid `[contrast, *grid]` mirrored at its centre along those axes where fewest agree."""
+    axes = [axis for axis in range(1, sampled.ndim) if sampled.shape[axis] > 1]
+    choices = [sampled]
+    for some in itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(1, len(axes) + 1)):
+        even = [axis for axis in some if sampled.shape[axis] % 2 == 0]
+        choices.append(np.roll(np.flip(sampled, some), [1] * len(even), even))
+    return min(choices, key=lambda one: np.count_nonzero(one & sampled))
+
+
+def _moved(trajectory: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """A trajectory `[contrast, sample, axis]` turned about the first of three axes, or mirrored, to lie farthest from where it was."""
+    from scipy.spatial import cKDTree
+
+    plane = np.hypot(trajectory[..., -2], trajectory[..., -1])
+    flip = np.eye(2) * [-1, 1]
+    changes = [flip, -flip]
+    if plane.max() <= np.pi * (1 + 1e-3):
+        changes += [np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) for angle in _TURNS]
+
+    def moved(points: np.ndarray, change: np.ndarray) -> np.ndarray:
+        return np.concatenate([points[..., :-2], points[..., -2:] @ change.T], -1).astype(trajectory.dtype)
+
+    outer = plane[0] >= _OUTER * plane[0].max()
+    points = trajectory[0][outer if weights is None else outer & (weights[0] > 0)]
+    tree = cKDTree(points)
+    probes = points[:: max(1, len(points) // _PROBES)]
+    return moved(trajectory, max(changes, key=lambda change: float(tree.query(moved(probes, change))[0].mean())))
 
 
 def stacked(terms: Sequence[DataTerm]) -> DataTerm:

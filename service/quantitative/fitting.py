@@ -180,7 +180,7 @@ def _fit_group(
         basis = _basis(model, term, options)
         found = found if basis is None else widened(found, basis.shape[1])
         if options.settings.replicas and not term.pointwise:
-            found = with_aliasing(found, lambda signal: _again(model, signal.astype(dtype), term, group, options))
+            found = with_aliasing(found, _again(model, group, dtype, options))
         maps, rounds, fitted, deviation = found.maps(), [found.parameters], found.model, found.deviation
     else:
         weights = None if options.weights is None else np.asarray(options.weights, float)
@@ -200,12 +200,25 @@ def _fit_group(
     return _Part(shown_maps, wanted(images), wanted(shown(fitted, rounds[-1], deviation)), steps, [wanted(one) for one in rounds], fitted)
 
 
-def _again(model: SignalModel, signal: np.ndarray, term: DataTerm, group: Sequence[Measured], options: Options) -> np.ndarray:
-    """What images `[contrast, *voxels]` become that are sampled and reconstructed as the data were."""
-    if options.cg_guess:
-        return _images(model, term.of(signal), group, options)
-    parts = [signal] if len(group) == 1 else np.moveaxis(signal, 1, 0)
-    return _images(model, term, [replace(one, data=one.encoded(part)) for one, part in zip(group, parts, strict=True)], options)
+def _again(model: SignalModel, group: Sequence[Measured], dtype: np.dtype, options: Options) -> Callable[[np.ndarray], np.ndarray]:
+    """What images `[contrast, *voxels]` become that are sampled elsewhere and reconstructed as the data were."""
+    others = [one.elsewhere() for one in group]
+    if not options.cg_guess:
+        return lambda signal: _gridded(
+            [replace(one, data=one.encoded(part)) for one, part in zip(others, _slices(signal.astype(dtype), others), strict=True)], dtype
+        )
+    terms = [one.term(dtype) for one in others]
+    term = terms[0] if len(terms) == 1 else stacked(terms)
+    return lambda signal: _images(model, term.of(signal), others, options)
+
+
+def _slices(images: np.ndarray, group: Sequence[Measured]) -> Sequence[np.ndarray]:
+    return [images] if len(group) == 1 else list(np.moveaxis(images, 1, 0))
+
+
+def _gridded(group: Sequence[Measured], dtype: np.dtype) -> np.ndarray:
+    images = [one.gridded().astype(dtype) for one in group]
+    return images[0] if len(images) == 1 else np.stack(images, 1)
 
 
 def _on_grid(group: Sequence[Measured], values: np.ndarray, flat: bool) -> np.ndarray:
@@ -216,8 +229,7 @@ def _on_grid(group: Sequence[Measured], values: np.ndarray, flat: bool) -> np.nd
 def _images(model: SignalModel, term: DataTerm, group: Sequence[Measured], options: Options) -> np.ndarray:
     """Images to start with: in the span of the model's signals where contrasts are undersampled."""
     if not options.cg_guess:
-        gridded = [one.gridded().astype(term.rhs.dtype.as_numpy_dtype) for one in group]
-        return gridded[0] if len(gridded) == 1 else np.stack(gridded, 1)
+        return _gridded(group, term.rhs.dtype.as_numpy_dtype)
     basis = _basis(model, term, options)
     images: np.ndarray = term.images().numpy() if basis is None else subspace_images(term, basis)
     return images

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -110,3 +112,48 @@ def test_undersampled_contrasts_share_their_samples() -> None:
 )
 def test_models_without_a_small_basis_have_none(name: str, parameters: dict[str, object]) -> None:
     assert subspace(model_from(name, parameters)) is None
+
+
+def test_samples_elsewhere_are_of_the_same_kind(maps: np.ndarray) -> None:
+    lines = np.zeros((2, 12, 1), bool)
+    lines[:, [1, 2, 5, 6, 7, 9]] = True
+    grid = Measured(noise(9, 2, 3, 12, 10) * lines[:, None], maps)
+    moved = grid.elsewhere()
+    assert moved.mask is not None
+    assert np.flatnonzero(moved.mask[0, :, 0]).tolist() == [3, 5, 6, 7, 10, 11]
+    assert not moved.data.any()
+    assert moved.term(DTYPE).samples == grid.term(DTYPE).samples
+    # Lines that are mirrored onto themselves stay, and so do images.
+    even = np.isin(np.arange(12), [4, 5, 6, 7, 8])[None, :, None]
+    kept = replace(grid, mask=even).elsewhere().mask
+    assert kept is not None
+    np.testing.assert_array_equal(kept, even)
+    images = Measured(noise(10, 2, 6, 6))
+    assert images.elsewhere() is images
+
+
+@pytest.mark.parametrize("spokes", [7, 8, 13, 32])
+def test_spokes_elsewhere_lie_between_the_spokes(maps: np.ndarray, spokes: int) -> None:
+    angles = np.pi * np.arange(spokes)[:, None] / spokes
+    radius = np.linspace(-np.pi, np.pi, 24, endpoint=False)
+    points = np.stack([np.sin(angles) * radius, np.cos(angles) * radius], -1).reshape(1, -1, 2)
+    moved = Measured(np.zeros((1, 3, points.shape[1])), maps, points).elsewhere().trajectory
+    assert moved is not None
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=-1), np.linalg.norm(points, axis=-1))
+    turned = np.arctan2(*moved.reshape(spokes, -1, 2)[:, -1].T) * spokes / np.pi % 1
+    assert np.ptp(turned) < 1e-6
+    assert 0.2 < turned[0] < 0.8  # of the distance between two
+    # A volume's partitions stay; samples in the corners of k-space, which a turn would move out of it, are mirrored.
+    stack = np.concatenate([np.full((1, points.shape[1], 1), 0.3), points], -1)
+    again = Measured(np.zeros((1, 3, points.shape[1])), maps[..., None], stack).elsewhere().trajectory
+    assert again is not None
+    np.testing.assert_allclose(again, np.concatenate([stack[..., :1], moved], -1))
+
+
+def test_samples_in_the_corners_are_mirrored(maps: np.ndarray) -> None:
+    points = np.array([[[-3.1, 3.1], [-3, 2], [0, 0.5], [0.1, -2]]])
+    weights = np.array([[1, 1, 1, 0.0]])
+    moved = Measured(np.zeros((1, 3, 4)), maps, points, weights).elsewhere().trajectory
+    assert moved is not None
+    assert (np.abs(moved) == np.abs(points)).all()
+    assert (moved != points).any()
