@@ -4,10 +4,10 @@
     python scripts/train.py configs/training/fastdvdnet_spiral.yaml --evaluate NAME.weights.h5 [...] [--anatomy anatomy.npz]
 
 Writes OUT/weights.weights.h5 (single precision), OUT/metrics.json (recipe, time, steps, curve, metrics on held-out data, versions),
-OUT/logs (for TensorBoard, where that is installed) and OUT/pictures (held-out examples). Every half minute OUT/checkpoint.weights.h5 and
-OUT/history.json; interrupted, it goes on from there with --resume. It ends by itself when the time is over, and at SIGTERM, with weights
-and metrics of what it has learnt until then. The same seed and number of steps give the same data; sums on a GPU may still differ in
-their last bits.
+OUT/logs (for TensorBoard, where that is installed) and OUT/pictures (held-out examples). Every half minute and at its end
+OUT/checkpoint.npz and OUT/history.json; interrupted, it goes on from there with --resume, as if nothing had happened: minutes, steps, curve
+and learning rate are those of the whole. It ends by itself when the time is over, and at SIGTERM, with weights and metrics of what it has
+learnt until then. The same seed and number of steps give the same data; sums on a GPU may still differ in their last bits.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from recon import device
 from recon.metrics import nrmse, psnr, ssim
 from recon.networks.losses import SSIMLoss
+from recon.networks.training.checkpoint import CheckpointError, restore, save
 from recon.networks.training.recipe import Recipe, Training
 from recon.networks.training.steps import FlatAdam, Quickest, compile_meanwhile
 from recon.networks.training.tasks import Task
@@ -70,14 +71,16 @@ def main() -> None:
     settings = recipe.training.model_copy(
         update={key: value for key in ("minutes", "batch", "precision") if (value := getattr(arguments, key)) is not None}
     )
-    if arguments.until is not None:
-        settings.minutes = (arguments.until - time.time()) / 60
     if arguments.evaluate:
         for path, found in evaluate(recipe, settings, arguments.evaluate, anatomy_of(arguments.anatomy)[1]):
             print(json.dumps({"weights": str(path), **found}), flush=True)
         return
     arguments.output.mkdir(parents=True, exist_ok=True)
-    train(recipe, settings, arguments.output, anatomy_of(arguments.anatomy), arguments.steps, arguments.resume, arguments.jit)
+    anatomy = anatomy_of(arguments.anatomy)
+    try:
+        train(recipe, settings, arguments.output, anatomy, arguments.steps, arguments.resume, arguments.jit, arguments.until)
+    except CheckpointError as error:
+        raise SystemExit(str(error)) from error
     sys.stdout.flush()
     os._exit(0)  # a compilation that nobody waits for may still be going on
 
@@ -91,11 +94,14 @@ def anatomy_of(path: Path | None) -> tuple[np.ndarray | None, np.ndarray | None]
 
 
 class Clock:
-    """How much of a training is over: of its time, or of its steps; all of it at SIGTERM."""
+    """How much of a training is over: of its time, or of its steps; all of it at SIGTERM.
+
+    before: seconds of an earlier run that this one goes on from.
+    """
 
     def __init__(self, seconds: float, steps: int | None) -> None:
         self._begun, self._seconds, self._steps = time.perf_counter(), seconds, steps
-        self._start = 0.0
+        self._start = self.before = 0.0
         self._stopped = False
         signal.signal(signal.SIGTERM, self._stop)
 
@@ -104,12 +110,16 @@ class Clock:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start of the process' work."""
-        return time.perf_counter() - self._begun
+        """Seconds since the start of the process' work, and those before."""
+        return self.before + time.perf_counter() - self._begun
+
+    def until(self, time_of_day: float) -> None:
+        """End at this time, seconds since 1970."""
+        self._seconds = self.elapsed + time_of_day - time.time()
 
     def first_step(self) -> None:
         """Now the first step begins."""
-        self._start = self.elapsed
+        self._start = self.elapsed - self.before
 
     def share(self, step: int) -> float:
         """0 at the first step, 1 at the end."""
@@ -127,8 +137,13 @@ def train(
     steps: int | None = None,
     resume: bool = False,
     jit: bool = False,
+    until: float | None = None,
 ) -> dict[str, Any]:
-    """Train until the time or the steps are over; returns what metrics.json holds."""
+    """Train until the time or the steps are over; returns what metrics.json holds.
+
+    Raises:
+        CheckpointError: the checkpoint to go on from is of another training.
+    """
     clock = Clock(settings.minutes * 60, steps)
     keras.utils.set_random_seed(settings.seed)
     keras.mixed_precision.set_global_policy(settings.precision)
@@ -140,24 +155,38 @@ def train(
     seed_of = lambda step: tf.constant([settings.seed, step])  # noqa: E731
     example = simulate(seed_of(0))
     network(tf.nest.map_structure(lambda x: x[:1], example[0]))
-    if resume and (output / "checkpoint.weights.h5").exists():
-        network.load_weights(output / "checkpoint.weights.h5")
     adam = FlatAdam(network.trainable_variables, 1024.0 if settings.precision == "mixed_float16" else 1.0)
+    checkpoint, variables = output / "checkpoint.npz", [*network.weights, *adam.state]
+    identity = {"network": recipe.network.model_dump(), "task": recipe.task.model_dump(), "seed": settings.seed, "batch": settings.batch}
     gradients = Quickest("gradients", gradients_of(network, task, SSIMLoss(l1=settings.l1), adam))
     validate = compiled_validation(network, held_out, max(1, settings.batch // 2))
     writer = tf.summary.create_file_writer(str(output / "logs")) if importlib.util.find_spec("tensorboard") is not None else None
     curve: list[dict[str, Any]] = []
     losses: list[float] = []
     pending: deque[Any] = deque()
-    step, next_report, next_checkpoint = 0, 0.0, CHECKPOINTS_S
+    step = 0
+    if resume and checkpoint.exists():
+        progress = restore(checkpoint, variables, identity)
+        step, curve, losses, clock.before = progress["step"], progress["curve"], progress["losses"], progress["seconds"]
+        print(f"going on from step {step}", flush=True)
+    if until is not None:
+        clock.until(until)
+    next_report, next_checkpoint = 0.0, clock.elapsed + CHECKPOINTS_S
+    begun_at = step
     clock.first_step()
+
+    def keep() -> None:
+        losses.extend(float(pending.popleft()) for _ in range(len(pending)))
+        save(checkpoint, variables, {**identity, "step": step, "seconds": clock.elapsed, "curve": curve, "losses": losses[-200:]})
+        (output / "history.json").write_text(json.dumps(curve, indent=1) + "\n")
+
     while (share := clock.share(step)) < 1:
         batch = simulate(seed_of(step + 1))
         loss, gradient = gradients(*batch)
         adam.apply(gradient, tf.constant(rate(settings.learning_rate, share)))
         pending.append(loss)
         step += 1
-        if step == 1:
+        if step == begun_at + 1:
             print(f"{clock.elapsed:.1f} s: first step, loss {float(loss):.4f}", flush=True)
             next_report = clock.elapsed + REPORTS_S / 2
             if jit:
@@ -169,14 +198,16 @@ def train(
         simulate.choose(seed_of(step))
         if clock.elapsed >= next_report:
             curve.append(report(step, clock.elapsed, losses, validate, writer))
-            (output / "history.json").write_text(json.dumps(curve, indent=1) + "\n")
             next_report = clock.elapsed + REPORTS_S
         if clock.elapsed >= next_checkpoint:
-            network.save_weights(output / "checkpoint.weights.h5")
+            keep()
             next_checkpoint = clock.elapsed + CHECKPOINTS_S
     seconds = clock.elapsed
     network.save_weights(output / "weights.weights.h5")
+    losses.extend(map(float, pending))
+    pending.clear()
     curve.append(final := report(step, seconds, losses, validate, writer))
+    keep()
     result = {
         "recipe": recipe.model_dump(),
         "steps": step,

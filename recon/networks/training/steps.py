@@ -40,6 +40,11 @@ class FlatAdam:
 
         return tf.concat([tf.reshape(tf.cast(gradient, tf.float32), [-1]) for gradient in gradients], 0)
 
+    @property
+    def state(self) -> list[Any]:
+        """The variables that another run needs to go on: moments, number of steps, scale of the loss."""
+        return [self._mean, self._square, self._steps, self.scale]
+
     def _apply(self, gradient: Any, rate: Any) -> None:
         """One step against the gradient (as of `flat`, of the scaled loss) with this learning rate."""
         import tensorflow as tf

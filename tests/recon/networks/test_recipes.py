@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -13,7 +15,10 @@ import tensorflow as tf
 import yaml
 from pydantic import ValidationError
 
+from recon.networks.training.checkpoint import CheckpointError, restore, save
+from recon.networks.training.draws import Draws
 from recon.networks.training.recipe import CYCLE, Recipe, TaskRecipe, Trajectory
+from recon.networks.training.tasks import Task
 from recon.networks.weights import catalogue
 from scripts import train
 
@@ -94,15 +99,75 @@ def policy() -> Iterator[None]:
     keras.mixed_precision.set_global_policy(before)
 
 
+SMALL: dict[str, Any] = {
+    "network": {"kind": "DnCNN", "blocks": 1, "filters": 8},
+    "task": {"kind": "averaged_image", "shape": [16, 16], "noise": [0.2, 0.3], "trajectories": [{"kind": "radial", "spokes": 25}]},
+    "training": {"batch": 8, "learning_rate": 3e-3, "precision": "float32"},
+}
+
+
+class Noisy(Task):
+    """Noise to be taken off noise: quickly simulated."""
+
+    def __call__(self, seed: Any, batch: int) -> tuple[Any, Any, Any]:
+        draws = Draws(seed)
+        target = draws.uniform([batch, 16, 16, 1])
+        image = target + 0.3 * draws.normal([batch, 16, 16, 1])
+        return image, target, image
+
+
+@pytest.mark.usefixtures("policy")
+def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, learning rate, data and curve are those of the training that was not."""
+    monkeypatch.setattr(TaskRecipe, "build", lambda self, anatomies: [Noisy(self.noise, each) for each in anatomies])
+    changed = {**SMALL, "training": {**SMALL["training"], "minutes": 1e6}}
+    recipe = Recipe.model_validate(changed)
+
+    def trained(folder: str, **options: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        result = train.train(recipe, recipe.training, tmp_path / folder, (None, None), steps=6, **options)
+        with h5py.File(tmp_path / folder / "weights.weights.h5") as file:
+            arrays: list[np.ndarray] = []
+            file.visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
+        return result, arrays
+
+    whole, expected = trained("whole")
+    with monkeypatch.context() as patch:
+        original = train.Clock.share
+        patch.setattr(train.Clock, "share", lambda self, step: 1.0 if step == 4 else original(self, step))
+        half, unfinished = trained("parts")
+    assert half["steps"] == 4
+    assert any(not np.allclose(one, other, atol=1e-6) for one, other in zip(unfinished, expected, strict=True))
+    result, found = trained("parts", resume=True)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert (result["steps"], result["series_seen"], result["held_out"]) == (6, 48, whole["held_out"])
+    assert [entry["step"] for entry in result["curve"]] == [4, 6]
+    assert result["curve"][0]["seconds"] < result["curve"][1]["seconds"]
+
+
+def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
+    path, variables = tmp_path / "checkpoint.npz", [tf.Variable([1.0, 2.0]), tf.Variable(3.0)]
+    save(path, variables, {"seed": 1, "task": {"shape": (8, 8)}, "step": 9})
+    others = [tf.Variable([0.0, 0.0]), tf.Variable(0.0)]
+    assert restore(path, others, {"seed": 1, "task": {"shape": (8, 8)}})["step"] == 9
+    assert [other.numpy().tolist() for other in others] == [[1, 2], 3]
+    for same, target, message in (
+        ({"seed": 2}, others, "is of another training: its seed differs; give another output folder"),
+        ({"seed": 1}, others[:1], "is of another training: the network differs"),
+        ({"seed": 1}, [*others[:1], tf.Variable([1.0])], "is of another training: the network differs"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            restore(path, target, same)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.npz cannot be read"):
+        restore(path, others, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
+
+
 @pytest.mark.usefixtures("policy")
 def test_a_small_training_leaves_weights_that_reach_what_it_says(tmp_path: Path) -> None:
-    recipe = Recipe.model_validate(
-        {
-            "network": {"kind": "DnCNN", "blocks": 1, "filters": 8},
-            "task": {"kind": "averaged_image", "shape": [16, 16], "noise": [0.2, 0.3], "trajectories": [{"kind": "radial", "spokes": 25}]},
-            "training": {"batch": 8, "learning_rate": 3e-3, "precision": "float32"},
-        }
-    )
+    recipe = Recipe.model_validate(SMALL)
     result = train.train(recipe, recipe.training, tmp_path, (None, None), steps=150)
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["held_out"] == result["held_out"]
