@@ -15,9 +15,13 @@ from recon.fourier import fftc
 from recon.nufft import Nufft
 from recon.phantoms import birdcage_coils
 from recon.quantitative import data_term, slices
+from recon.quantitative.blocks import Halves
 from recon.quantitative.irgn import RegularisedFit, Step, fit
-from recon.quantitative.lanes import Blocks, Lanes, Span
+from recon.quantitative.lanes import Blocks, Lanes, Span, Staging
+from recon.quantitative.linearised import PrimalDual
 from recon.quantitative.model import ModelError
+from recon.quantitative.real_unknowns import Components
+from recon.quantitative.regularisers import build
 from recon.quantitative.settings import Settings
 from tests.recon.conftest import relative_error
 from tests.recon.quantitative.small_models import Decay, FlipAngles, add_noise, tubes
@@ -164,6 +168,46 @@ def test_copies_in_threads_keep_the_order_and_tell_what_fails(ahead: int) -> Non
         assert lanes.times.bytes_up == lanes.times.bytes_down == source.nbytes
         with pytest.raises(OSError, match="the disk is gone"):
             lanes.sweep(spans, broken, lambda span, one: ([one], one), store)
+
+
+def test_copies_are_contiguous_and_aligned_in_memory_used_again() -> None:
+    staging, volume = Staging(), np.arange(48.0).reshape(2, 6, 4)
+    first = staging.copied(0, volume[:, 1:5])
+    assert first.flags.c_contiguous
+    assert first.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(first, volume[:, 1:5])
+    kept, other = first.copy(), staging.copied(1, volume[:, :4])
+    np.testing.assert_array_equal(first, kept)
+    again = staging.copied(0, volume[:, 3:5])
+    assert np.shares_memory(first, again)
+    np.testing.assert_array_equal(again, volume[:, 3:5])
+    np.testing.assert_array_equal(other, volume[:, :4])
+    larger = np.broadcast_to(volume[:1].astype(np.complex64), (3, 6, 4))
+    np.testing.assert_array_equal(staging.copied(0, larger), larger)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128", "int32", "bool"])
+def test_tensors_on_the_host_keep_their_memory(dtype: str) -> None:
+    staging, volume = Staging(), (np.arange(48) % 5).astype(dtype).reshape(2, 6, 4)
+    tensors = [staging.tensor(0, volume[:, n : n + 2]) for n in range(5)]
+    for n, tensor in enumerate(tensors):
+        assert tensor.dtype == dtype
+        np.testing.assert_array_equal(tensor, volume[:, n : n + 2])
+
+
+def test_one_compilation_serves_all_blocks() -> None:
+    """The first, the middle and the last ones, which cut their slices at other places: the same program for XLA."""
+    settings, flags, width = Settings("TGV"), [False, True], 2
+    components = Components(FlipAngles())
+    solver = PrimalDual(components, flags, build(settings, (6, 4, 4), flags), None, [1.0] * len(components), settings, True)
+    wide, back = solver.start(np.zeros((len(components), 6, 4, 4), np.float32))[0], [np.zeros((len(components), width, 4, 4), np.float32)]
+    back.append(np.zeros((len(components), 3, width, 4, 4), np.float32))
+    numbers = [np.float32(1)] * 3
+    given = [list(wide), list(wide), list(solver.regulariser.forward(wide)), back]
+    dual = Halves(solver, None, True).dual
+    compiled = dual.experimental_get_compiler_ir
+    programs = {compiled(given, numbers, np.float32(1), np.float32(1), np.int32(offset))(stage="hlo") for offset in (0, 2, 4)}
+    assert len(programs) == 1
 
 
 def test_what_cannot_be_cut_is_named(images: np.ndarray) -> None:
