@@ -229,7 +229,8 @@ def main() -> None:
     # In a process of its own a mode must not touch the GPU before it is asked to.
     gpu = "--mode" not in sys.argv and device.use_gpu()
     progress("imports and devices")
-    for name, default in (("slices", 32 if gpu else 16), ("size", 160 if gpu else 128), ("block", 4 if gpu else 2), ("iterations", 6 if gpu else 10)):
+    sizes = (32, 160, 4, 6) if gpu else (16, 128, 2, 10)
+    for name, default in zip(("slices", "size", "block", "iterations"), sizes, strict=True):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--encoding", choices=("images", "radial"), default="images")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES[:4] if gpu else MODES)
