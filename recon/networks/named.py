@@ -53,6 +53,6 @@ def frames_of(entry: Entry, network: Any, frames: int | None) -> int:
 
 
 def multiple(network: Any) -> int:
-    """Of which image sizes and clip lengths must be multiples."""
-    filters = getattr(network, "settings", {}).get("filters", [0])
-    return int(2 ** (len(filters) - 1))
+    """Of which image sizes and clip lengths must be multiples: 1 for networks of one scale, or that say nothing of theirs."""
+    filters = getattr(network, "settings", {}).get("filters")
+    return int(2 ** (len(filters) - 1)) if isinstance(filters, (list, tuple)) else 1

@@ -15,7 +15,7 @@ from gadgets.items import Acquisition, Image, Item
 from gadgets.layout import Flag
 from recon.networks.coil_clips import CoilClips
 from recon.nufft import Nufft
-from recon.phantoms import birdcage_coils, moving_heart
+from recon.phantoms import birdcage_coils, moving_heart, phantom
 from recon.realtime_spiral import RealtimeSpiral
 from recon.sodium_spiral import sodium_spiral
 from scripts import simulate
@@ -118,6 +118,53 @@ def test_what_the_network_sees_is_the_gridded_frame(spirals: Spirals) -> None:
     low = np.hypot(*np.meshgrid(*[np.arange(SPIRAL) - SPIRAL // 2] * 2)) < 12
     blurred, expected = (np.fft.ifft2(np.fft.ifftshift(low) * np.fft.fft2(one)).real for one in (pixels, truth))
     assert float((blurred * expected).sum() / (expected**2).sum()) == pytest.approx(1, abs=0.05)
+
+
+def test_the_gridded_frame_is_the_published_one(shared: Path) -> None:
+    """Ten coils, the brightest coil pixel 1: largest pixel 2.197, sum 20948; by direct sums with TensorFlow MRI's trajectory and weights,
+    and by the chain, up to a factor (the weights' scale, and Pipe's weights for the frame's 15 arms instead of the full set's 16)."""
+    with np.load(shared / "reference" / "tfmri_oracle.npz") as oracle:
+        points, density = oracle["hyperslice_trajectory_phase0"].reshape(-1, 2), oracle["hyperslice_weights"].reshape(-1)
+    images = phantom("modified_shepp_logan", (SPIRAL, SPIRAL)) * birdcage_coils(10, (SPIRAL, SPIRAL))
+    images = (images / np.abs(images).max()).astype(np.complex64)
+    pixels = np.arange(SPIRAL) - SPIRAL // 2
+    across, along = (np.exp(-1j * points[:, axis, None] * pixels).astype(np.complex64) for axis in (0, 1))  # kx, ky
+    samples = np.stack([((along @ image) * across).sum(1) for image in images]) / SPIRAL
+    gridded = [along.conj().T @ ((density * one)[:, None] * across.conj()) / SPIRAL for one in samples]
+    expected = np.linalg.norm(gridded, axis=0)
+    assert expected.max() == pytest.approx(2.197, rel=0.02)
+    assert expected.sum() == pytest.approx(20948, rel=0.02)
+    readouts = [Acquisition(None, one) for one in samples.reshape(10, ARMS, -1).swapaxes(0, 1).astype(np.complex64)]
+    for arm, readout in enumerate(readouts):
+        readout.header["idx"]["kspace_encode_step_1"] = arm
+    header = header_xml((SPIRAL, SPIRAL), encoded_mm=(400.0, 400.0), trajectory="spiral", views=ARMS)
+    (image,) = reconstruct(readouts, without_network("spiral_hyperslice"), header=header, trajectory="hyperslice")
+    found = image.data[0, 0].astype(np.float64)
+    found *= np.vdot(found, expected) / np.vdot(found, found)
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+    assert (found.max(), found.sum()) == (pytest.approx(expected.max(), rel=0.02), pytest.approx(expected.sum(), rel=0.02))
+
+
+def test_spirals_go_on_turning_where_the_counter_begins_anew(spirals: Spirals) -> None:
+    """Frames 65,534 to 65,537: the same images as of readouts that carry their trajectory, two degrees a frame on."""
+    protocol, first = RealtimeSpiral(), 65534
+    counted: list[Item] = []
+    carried: list[Item] = []
+    for item in spirals.items:
+        frame = _frame(item) - first % protocol.phases  # the scan's first frame that is turned as the 65,534th
+        if 0 <= frame < 4:
+            assert isinstance(item, Acquisition)
+            points = protocol.trajectory[(first + frame) % protocol.phases, int(item.header["idx"]["kspace_encode_step_1"])]
+            for found, trajectory in ((counted, None), (carried, (points / (2 * np.pi)).astype(np.float32))):
+                readout = Acquisition(item.header.copy(), item.data, trajectory)
+                readout.header["idx"]["repetition"] = (first + frame) % 65536
+                found.append(readout)
+    chain = without_network("spiral_hyperslice")
+    by_counter = reconstruct(counted, chain, header=spirals.header, trajectory="hyperslice")
+    by_readout = reconstruct(carried, chain, header=spirals.header)
+    assert [int(image.repetition) for image in by_counter] == [65534, 65535, 0, 1]
+    for one, other in zip(by_counter, by_readout, strict=True):
+        np.testing.assert_allclose(one.data, other.data, atol=1e-4 * other.data.max())
 
 
 def test_online_equals_offline(hyperslice: list[Image], spirals: Spirals, weights: dict[str, str], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gadgets.base import Context, GadgetError, ParameterError, run
 from gadgets.header import Header
 from gadgets.items import Image, Text
 from gadgets.layout import IMAGE_HEADER, ImageType, blank
+from gadgets.network_marks import reason
 from gadgets.networks import NetworkDenoise
 from recon.networks.denoiser import Denoiser, denoiser
 from recon.networks.fast_dvd_net import FastDVDnet
@@ -143,6 +145,43 @@ def test_when_the_network_fails_the_image_goes_out_marked(
     assert all(why in str(item.meta["NetworkFailed"]) for item in found)
     assert context.counts["images not made by the network"] == 3
     assert sum("NetworkFailed" in record.message for record in caplog.records) == 1
+
+
+def test_a_network_that_fails_halfway_costs_that_image_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(9))
+
+    def sometimes(window: Any) -> Any:
+        number = next(calls)
+        if number == 3:
+            raise RuntimeError("out of memory")
+        return tf.fill([1, 16, 12, 1], np.nan if number == 5 else 7.0)
+
+    monkeypatch.setattr(NetworkDenoise, "denoiser", lambda self: Denoiser("sometimes", sometimes, 2, "none"))
+    frames, context = series(8), Context()
+    found = [item for item in run([NetworkDenoise(weights="any.keras")], map(image, frames), context) if isinstance(item, Image)]
+    failed = [n for n, item in enumerate(found, 1) if "NetworkFailed" in item.meta]
+    assert failed == [4, 6]  # the first window is full with image 1
+    for n, item in enumerate(found, 1):
+        np.testing.assert_array_equal(item.data[0, 0], frames[n] if n in failed else np.full((16, 12), 7.0))
+    assert context.counts == {"images before the network's first window": 1, "images not made by the network": 2}
+
+
+def test_why_a_network_failed_is_what_it_says_and_not_where(small: str, tmp_path: Path) -> None:
+    """TensorFlow puts a traceback before it, Keras a heading."""
+    plain = keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(1, 3)])
+    plain.save(tmp_path / "plain.keras")
+    for weights, message in (
+        (small, r"ValueError: FastDVDnet takes \[batch, y, x, 5\] magnitudes.*shape \(1, 16, 12, 4\)"),
+        (str(tmp_path / "plain.keras"), "ValueError: Input 0 .*expected axis -1 of input shape to have value 2"),
+    ):
+        (*_, item) = run([NetworkDenoise(weights=weights, frames=4)], map(image, series(4)), Context())
+        assert isinstance(item, Image)
+        why = str(item.meta["NetworkFailed"])
+        assert re.match(f"the network failed: {message}", why), why
+        assert "\x1b" not in why
+    assert reason(ValueError("")) == "the network failed: ValueError: "
+    assert reason(OSError("first\nsecond")) == "the network failed: OSError: first"
+    assert reason(ValueError("in user code:\n\n    File x")) == "the network failed: ValueError: File x"
 
 
 def test_images_that_do_not_fit_go_out_marked(small: str) -> None:

@@ -41,6 +41,26 @@ def test_equals_the_oracle(protocol: RealtimeSpiral, oracle: Any) -> None:
     assert np.linalg.norm(scale * protocol.weights - expected) < 0.01 * np.linalg.norm(expected)
 
 
+SAMPLES = [0, 300, 600, 900, 1170]
+POINTS = [
+    (1.0286e-4, 3.2145e-6),
+    (0.2877129, -0.2371079),
+    (-0.6675539, -0.0572069),
+    (1.7916470, -0.5250245),
+    (1.6102210, 2.6717567),
+]
+WEIGHTS = [0.0026781, 0.2706763, 0.5620229, 0.8813150, 2.3482907]
+"""Of the first arm as TensorFlow MRI computes it."""
+
+
+def test_equals_samples_known_from_tensorflow_mri(protocol: RealtimeSpiral) -> None:
+    np.testing.assert_allclose(protocol.trajectory[0, 0, SAMPLES], POINTS, atol=2e-5)
+    weights = protocol.weights[0, SAMPLES]
+    np.testing.assert_allclose(weights / weights[2], np.divide(WEIGHTS, WEIGHTS[2]), rtol=0.02, atol=0.001)
+    extent = np.array([protocol.weights.min(), protocol.weights.max()]) / protocol.weights.mean()
+    np.testing.assert_allclose(extent, np.divide([0.0026781, 2.3614795], 0.5501574), rtol=0.02, atol=0.001)
+
+
 def test_too_many_arms_are_reduced_and_too_few_raised(protocol: RealtimeSpiral) -> None:
     for start in (10, 24):
         found = RealtimeSpiral(spiral_arms=start)

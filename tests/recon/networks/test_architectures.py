@@ -118,6 +118,10 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         FastDVDnet()(noise(1, 10, 12, 5))
     with pytest.raises(ValueError, match="oldest frame first"):
         FastDVDnet().build((None, 16, 16, 4))
+    network = FastDVDnet((2, 4))
+    network(noise(1, 8, 8, 5))
+    with pytest.raises(ValueError, match="oldest frame first"):  # the newest of six would go unseen
+        network(noise(1, 8, 8, 6))
     with pytest.raises(ValueError, match="pixel_shuffle is for 2D"):
         UNet([2, 4], rank=3, upsampling="pixel_shuffle")
     with pytest.raises(ValueError, match="rank 3 takes"):

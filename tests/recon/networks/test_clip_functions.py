@@ -12,7 +12,8 @@ import pytest
 
 from recon.networks.coil_clips import CoilClips, coil_clips
 from recon.networks.compiled import Compiled
-from recon.networks.named import named
+from recon.networks.dncnn import DnCNN
+from recon.networks.named import multiple, named
 from recon.networks.unet import UNet
 from recon.networks.unrolled import Unrolled, unrolled
 from recon.networks.varnet import VarNet
@@ -128,6 +129,12 @@ def test_a_whole_model_says_how_many_coils_it_takes(tmp_path: Path) -> None:
         clips = coil_clips(str(tmp_path / f"{name}.keras"), "inter4k_unet_published", 4)
         assert clips.coils == coils
         assert clips(complex_noise(4, coils, 4, 4)).shape == (4, 4, 4)
+
+
+def test_sizes_that_networks_can_halve() -> None:
+    assert multiple(UNet([2, 4, 8], 1)) == 4
+    assert multiple(VarNet(1, (2, 4))) == 2
+    assert multiple(DnCNN(1, 4)) == multiple(lambda x: x) == 1
 
 
 def test_a_clip_of_several_channels_is_no_magnitude() -> None:
