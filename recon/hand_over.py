@@ -27,7 +27,7 @@ def on_tensors(function: Callable[..., None], tensors: Sequence[Any], shape: Seq
     with tf.device("/GPU:0"):
         given = [tensor if "GPU" in tensor.device else tf.identity(tensor) for tensor in tensors]
         result = tf.raw_ops.Fill(dims=_shape_tensor(tuple(shape)), value=_zero(like.dtype))
-    views = [cupy.from_dlpack(_Capsule(tensor)) for tensor in (*given, result)]
+    views = [cupy.from_dlpack(Capsule(tensor)) for tensor in (*given, result)]
     wait_for_tensorflow()
     function(*views)
     wait_for_cupy()
@@ -47,7 +47,7 @@ class Buffer:
         with tf.device("/GPU:0"):
             self.tensor = tf.raw_ops.Fill(dims=_shape_tensor(tuple(shape)), value=_zero(tf.as_dtype(dtype)))
         wait_for_tensorflow()
-        self.array = cupy.from_dlpack(_Capsule(self.tensor))
+        self.array = cupy.from_dlpack(Capsule(self.tensor))
 
     def call(self, function: Callable[[Any], Any]) -> Any:
         """`function(tensor)` of what CuPy has written; its result as a NumPy array. Nothing is left to wait for."""
@@ -56,7 +56,7 @@ class Buffer:
         wait_for_cupy()
         result = function(self.tensor)
         wait_for_tensorflow()
-        return cupy.from_dlpack(_Capsule(result)).get()
+        return cupy.from_dlpack(Capsule(result)).get()
 
 
 @lru_cache(64)
@@ -106,11 +106,14 @@ def wait_for_cupy() -> None:
     cupy.cuda.Stream.null.synchronize()
 
 
-class _Capsule:
-    """A tensor with the DLPack methods that CuPy asks for."""
+class Capsule:
+    """A tensor with the DLPack methods that CuPy asks for.
 
-    def __init__(self, tensor: Any) -> None:
-        self.tensor = tensor
+    number: of its GPU.
+    """
+
+    def __init__(self, tensor: Any, number: int = 0) -> None:
+        self.tensor, self.number = tensor, number
 
     def __dlpack__(self, **_: Any) -> Any:
         import tensorflow as tf
@@ -118,4 +121,4 @@ class _Capsule:
         return tf.experimental.dlpack.to_dlpack(self.tensor)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (2, 0)  # kDLCUDA, first card: the only one TensorFlow is given work on here
+        return (2, self.number)  # kDLCUDA

@@ -146,19 +146,24 @@ class HostMemory:
 
 
 class DeviceMemory:
-    """Bytes that TensorFlow had in use on the GPU at the peak, less those before."""
+    """Bytes that TensorFlow had in use on the GPU at the peak, less those before, and what CuPy has taken, of which blocks are made."""
 
     def __init__(self) -> None:
+        import cupy
         import tensorflow as tf
 
+        cupy.get_default_memory_pool().free_all_blocks()
+        self._taken: int = cupy.get_default_memory_pool().total_bytes()
         tf.config.experimental.reset_memory_stats("GPU:0")
         self._before: int = tf.config.experimental.get_memory_info("GPU:0")["current"]
 
     def peak(self) -> int:
+        import cupy
         import tensorflow as tf
 
+        taken: int = cupy.get_default_memory_pool().total_bytes() - self._taken
         most: int = tf.config.experimental.get_memory_info("GPU:0")["peak"]
-        return most - self._before
+        return most - self._before + taken
 
 
 def resident() -> int:

@@ -18,15 +18,12 @@ from typing import Any
 import numpy as np
 
 from recon import device
+from recon.quantitative.copies import GpuCopies, TensorFlowCopies
 
 HALO = 2
 """Slices that a block sees of its neighbours: differences reach one slice, and both an operator and its adjoint are applied."""
 _AHEAD = 2
-"""Blocks on a GPU beside the one it works on. Copies that TensorFlow is given while a GPU computes start when that block is done, so
-that with two they have the whole of the next one's time."""
-
-_ALIGNMENT = 64
-"""Bytes. NumPy's 16 are not enough for TensorFlow's kernels."""
+"""Blocks on a GPU beside the one it works on: one that comes or waits, one that goes or has come."""
 
 
 @dataclass(frozen=True)
@@ -175,41 +172,6 @@ class Times:
         return max(0.0, 1 - self.waited / copied) if copied else None
 
 
-class Staging:
-    """Host memory through which parts of arrays become tensors, each copied once on the host.
-
-    `tf.constant` copies once more, into fresh memory, which takes longer to get than to fill: 1.5 GB/s instead of 4.3.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[int, np.ndarray] = {}
-
-    def tensor(self, place: int, part: np.ndarray) -> Any:
-        """A tensor on the device whose scope this is.
-
-        Args:
-            place: counts the arrays of a block. Memory of the same place is used again once TensorFlow has copied it to a GPU.
-            part: strided as it likes.
-        """
-        import tensorflow as tf
-
-        tensor = tf.identity(tf.experimental.dlpack.from_dlpack(self.copied(place, part).__dlpack__()))
-        # TensorFlow copies to a GPU before it goes on. On the CPU, and integers everywhere, the tensor is that memory.
-        if "CPU" in tensor.backing_device:
-            del self._kept[place]
-        return tensor
-
-    def copied(self, place: int, part: np.ndarray) -> np.ndarray:
-        """A contiguous copy, aligned."""
-        memory = self._kept.get(place)
-        if memory is None or memory.size < part.nbytes:
-            memory = np.empty(part.nbytes + _ALIGNMENT, np.uint8)
-            self._kept[place] = memory = memory[-memory.ctypes.data % _ALIGNMENT :][: part.nbytes]
-        copy: np.ndarray = memory[: part.nbytes].view(part.dtype).reshape(part.shape)
-        np.copyto(copy, part)
-        return copy
-
-
 class Lanes:
     """Devices, each with a thread that gives it work and two that copy. Use it as a context manager.
 
@@ -234,7 +196,7 @@ class Lanes:
             return self._stack.enter_context(ThreadPoolExecutor(1))
 
         self._pools = [tuple(pool() for _ in range(3)) for _ in self.devices]
-        self._staging = [Staging() for _ in self.devices]
+        self._copies = [_copies(name) for name in self.devices]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -276,20 +238,20 @@ class Lanes:
 
         name = self.devices[number]
         _, up, down = self._pools[number]
-        staging = self._staging[number]
+        copies = self._copies[number]
         run: Callable[..., Future[Any]] = _at_once if self.ahead == 0 else _in_thread
         held: dict[tuple[Span, bool], int] = {}
 
         def load(span: Span) -> Any:
-            with self._timed("up"), tf.device(name):
-                places = itertools.count()
-                tensors = tf.nest.map_structure(lambda part: staging.tensor(next(places), part), gather(span))
+            with self._timed("up"):
+                parts = gather(span)
+                tensors = tf.nest.pack_sequence_as(parts, copies.to_device(tf.nest.flatten(parts)))
             self._hold(held, (span, True), tensors)
             return tensors
 
-        def save(span: Span, tensors: list[Any]) -> None:
+        def save(span: Span, lent: list[Any]) -> None:
             with self._timed("down"):
-                store(span, [one.numpy() for one in tensors])
+                store(span, copies.from_device(lent))
             del held[span, False]
 
         totals, rest = [], iter(spans)
@@ -303,6 +265,7 @@ class Lanes:
                 results, numbers = compute(span, tensors)
                 totals.append(_finished(results, numbers))
             self._hold(held, (span, False), results)
+            results = copies.lend(results)
             del tensors, held[span, True]
             with self._timed("waited"):
                 going.append(run(down, save, span, results))
@@ -331,6 +294,10 @@ class Lanes:
             setattr(self.times, way, getattr(self.times, way) + size)
             held[key] = size
             self.held = max(self.held, sum(held.values()))
+
+
+def _copies(name: str) -> GpuCopies | TensorFlowCopies:
+    return GpuCopies(name) if "GPU" in name and device.use_gpu() else TensorFlowCopies(name)
 
 
 def _at_once(_: ThreadPoolExecutor, function: Callable[..., Any], *args: Any) -> Future[Any]:

@@ -16,8 +16,9 @@ from recon.nufft import Nufft
 from recon.phantoms import birdcage_coils
 from recon.quantitative import data_term, slices
 from recon.quantitative.blocks import Halves
+from recon.quantitative.copies import Staging
 from recon.quantitative.irgn import RegularisedFit, Step, fit
-from recon.quantitative.lanes import Blocks, Lanes, Span, Staging
+from recon.quantitative.lanes import Blocks, Lanes, Span
 from recon.quantitative.linearised import PrimalDual
 from recon.quantitative.model import ModelError
 from recon.quantitative.real_unknowns import Components
