@@ -1,6 +1,6 @@
-"""Maps from k-space beside BART's `moba`, where it has the model: T1 of an inverted Look-Locker train, T2 of an echo train.
+"""Maps from k-space beside BART's `moba`, where it has the model: T1 of a Look-Locker train, T2 of spin echoes, T2* of gradient echoes.
 
-    python scripts/bench_moba.py [--size 128] [--reduction 1 3] [--cases look_locker echoes] [--json OUT.json]
+    python scripts/bench_moba.py [--size 128] [--reduction 1 3] [--cases look_locker echoes gradient_echoes] [--json OUT.json]
 
 Both get the same noisy Cartesian k-space of four coils (the phantom and the noise of `bench_quantitative.py`) and no sensitivities:
 moba finds them together with the maps, ours by ESPIRiT from all contrasts, as `reconstream fit` does. Reduction: only every n-th line
@@ -38,15 +38,20 @@ from recon.quantitative.irgn import fit
 from recon.quantitative.model import SignalModel
 from recon.quantitative.models.exp_decay import ExpDecay
 from recon.quantitative.models.look_locker import LookLocker
+from recon.quantitative.models.r2star import R2Star
 from recon.quantitative.settings import Settings
 
 CENTRE, FRAMES, TR, FLIP = 24, 20, 5.0, 6.0
 ECHOES = np.arange(15.0, 151.0, 15.0)
+GRADIENT_ECHOES = 2.3 + 4.6 * np.arange(7)
 TRAIN = TR * 40 * np.arange(FRAMES)
 """Times in ms; a frame every 40 readouts."""
+OFF_RESONANCE = 10.0
+"""Hz at the sides, growing evenly from 0 in the middle."""
 MOBA = {
     "look_locker": ["moba", "-L", "-rT:3:0:0.01", "-i8", "-C100", "-j0.001", "--scale_data=5000."],
     "echoes": ["moba", "-F", "-rT:3:0:0.01", "-i8", "-C30", "-j0.001", "--scale_data=5000."],
+    "gradient_echoes": ["moba", "-G", "-m3", "-rT:3:0:0.01", "-i8", "-C30", "-j0.001", "--scale_data=5000."],
 }
 _R2_UNIT = 10.0
 """Of moba's map of R2, per second."""
@@ -65,7 +70,11 @@ def scan(case: str, size: int, reduction: int) -> tuple[SignalModel, np.ndarray,
     """Model, true map in ms `[y, x]`, pixels that count, and k-space `[contrast, coil, y, x]`."""
     density, t1, inside = phantom(size)
     model: SignalModel
-    if case == "echoes":
+    if case == "gradient_echoes":
+        truth, model = 10 + t1 / 40, R2Star(GRADIENT_ECHOES.tolist())
+        turns = np.linspace(-1, 1, size) * OFF_RESONANCE * GRADIENT_ECHOES[:, None, None] / 1e3
+        images = density * np.exp(-GRADIENT_ECHOES[:, None, None] / truth - 2j * np.pi * turns)
+    elif case == "echoes":
         truth, model = 40 + t1 / 10, ExpDecay(ECHOES.tolist())
         images = density * np.exp(-ECHOES[:, None, None] / truth)
     else:
@@ -81,22 +90,22 @@ def ours(model: SignalModel, kspace: np.ndarray) -> np.ndarray:
     """The map in ms."""
     maps = cartesian_maps(kspace, [], "espirit", (-2, -1))
     found = fit(model, data_term.cartesian(kspace, maps), Settings("TGV", replicas=0)).maps()
-    values: np.ndarray = found["T1" if "T1" in found else "T2"].values
+    values: np.ndarray = next(found[name].values for name in ("T1", "T2", "T2star") if name in found)
     return values
 
 
 def moba(case: str, kspace: np.ndarray) -> Callable[[], np.ndarray]:
     """What runs moba and gives the map in ms."""
     contrasts, coils, *image = kspace.shape
-    times = (ECHOES if case == "echoes" else TRAIN) / 1e3
+    times = {"echoes": ECHOES / 1e3, "gradient_echoes": GRADIENT_ECHOES, "look_locker": TRAIN / 1e3}[case]  # of gradient echoes in ms
     data = kspace.transpose(3, 2, 1, 0).reshape(*image[::-1], 1, coils, 1, contrasts)
     run = bart_command(MOBA[case], [data, times.reshape(1, 1, 1, 1, 1, -1)])
 
     def found() -> np.ndarray:
         parts = np.abs(run().reshape(-1, *image))
         with np.errstate(divide="ignore", invalid="ignore"):
-            seconds = 1 / (_R2_UNIT * parts[1]) if case == "echoes" else parts[1] / (parts[0] * parts[2])
-        values: np.ndarray = 1e3 * seconds
+            rates = {"echoes": _R2_UNIT * parts[1], "gradient_echoes": parts[1], "look_locker": parts[0] * parts[2] / parts[1]}[case]
+            values: np.ndarray = 1e3 / rates
         return values
 
     return found
