@@ -45,7 +45,13 @@ def main() -> None:
         "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
         "metrics": {
             "held-out simulated": metrics["held_out"],
-            "training": {key: metrics[key] for key in ("steps", "series_seen", "seconds", "versions")},
+            "training": {
+                "steps": metrics["steps"],
+                "series": metrics["series_seen"],
+                "seconds": round(metrics["seconds"]),
+                "device": metrics["device"][-1],
+                **{name: metrics["versions"][name] for name in ("tensorflow", "keras")},
+            },
         },
     }
     print(yaml.safe_dump({name: entry}, sort_keys=False))

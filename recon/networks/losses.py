@@ -9,18 +9,24 @@ import keras
 from recon.metrics import ms_ssim, ssim
 
 
-def _image_last(x: Any, rank: int) -> Any:
-    """``[batch, *image, channel]`` as ``[batch, channel, *image]``, complex values by magnitude."""
+def _magnitude(x: Any) -> Any:
+    """The magnitude of complex values; real ones as they are."""
     import tensorflow as tf
 
     x = tf.convert_to_tensor(x)
-    x = tf.abs(x) if x.dtype.is_complex else x
+    return tf.abs(x) if x.dtype.is_complex else x
+
+
+def _image_last(x: Any, rank: int) -> Any:
+    """``[batch, *image, channel]`` as ``[batch, channel, *image]``."""
+    import tensorflow as tf
+
     return tf.transpose(x, [0, rank + 1, *range(1, rank + 1)])
 
 
 @keras.saving.register_keras_serializable(package="reconstream")
 class SSIMLoss(keras.losses.Loss):
-    """1 - SSIM of images ``[batch, *image, channel]``, each channel for itself.
+    """1 - SSIM of images ``[batch, *image, channel]``, each channel for itself, complex ones by their magnitudes.
 
     Args:
         data_range: between the smallest and the largest value of a target.
@@ -33,6 +39,11 @@ class SSIMLoss(keras.losses.Loss):
     def __init__(self, data_range: float = 1.0, rank: int = 2, l1: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.settings: dict[str, Any] = {"data_range": data_range, "rank": rank, "l1": l1}
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Mean loss of a batch, as of all of Keras' losses."""
+        # Here and not in `call`: before that, Keras casts to real numbers, and drops imaginary parts.
+        return super().__call__(_magnitude(y_true), _magnitude(y_pred), sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Loss of each image, ``[batch]``."""

@@ -149,6 +149,13 @@ class CartesianSeries(Task):
     ) -> None:
         super().__init__(noise, anatomy)
         self.shape, self.count, self.coils, self.acceleration, self.centre = shape, count, coils, acceleration, centre
+        lines = round(shape[0] / acceleration)
+        self._scattered = lines - centre
+        if self._scattered < 1:
+            raise ValueError(
+                f"an acceleration of {acceleration:g} leaves {lines} of {shape[0]} lines, none beside the {centre} central ones; lower "
+                "acceleration or centre"
+            )
 
     def __call__(self, seed: Any, batch: int) -> tuple[Any, Any, Any]:
         import tensorflow as tf
@@ -180,11 +187,10 @@ class CartesianSeries(Task):
         import tensorflow as tf
 
         lines = self.shape[0]
-        wanted = round(lines / self.acceleration) - self.centre
         distance = np.abs(np.arange(lines) - lines // 2)
         middle = (np.arange(lines) >= lines // 2 - self.centre // 2) & (np.arange(lines) < lines // 2 + (self.centre + 1) // 2)
         # Gumbel's trick: the largest of logarithm of the odds plus Gumbel noise are drawn without replacement.
         odds = np.where(middle, -np.inf, -np.log(0.2 + distance / lines)).astype(np.float32)
         keys = odds - tf.math.log(-tf.math.log(draws.uniform([batch, self.count, lines], 1e-6, 1 - 1e-6)))
-        threshold = tf.math.top_k(keys, wanted)[0][..., -1:]
+        threshold = tf.math.top_k(keys, self._scattered)[0][..., -1:]
         return tf.cast((keys >= threshold) | middle, tf.float32)[:, None, :, :, None]

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from recon.fourier import fftc, ifftc
-from recon.networks.complex_channels import ComplexConv, MagnitudeMaxPooling, from_channels, to_channels
+from recon.networks.complex_channels import ComplexConv, ComplexRelu, MagnitudeMaxPooling, from_channels, to_channels
 from recon.networks.dncnn import DnCNN, ReflectionPadding
 from recon.networks.fast_dvd_net import FastDVDnet
 from recon.networks.losses import MultiscaleSSIMLoss, SSIMLoss
@@ -211,24 +211,46 @@ def test_complex_channels_go_back() -> None:
     np.testing.assert_array_equal(to_channels(x)[..., 5:], x.imag)
 
 
-def test_complex_convolution_is_one() -> None:
-    layer = ComplexConv(2, 3, 1)
-    x = complex_noise(1, 9, 1)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_complex_convolution_is_one(rank: int) -> None:
+    layer = ComplexConv(2, 3, rank)
+    x = complex_noise(1, *(6, 5, 4)[:rank], 3)
     layer.build(x.shape)
     layer.bias.assign([[0.5, 0], [0, 0.25]])
-    y = layer(x).numpy()
-    for n, bias in enumerate((0.5, 0.25j)):
-        kernel = layer.real.kernel.numpy()[:, 0, n] + 1j * layer.imaginary.kernel.numpy()[:, 0, n]
-        np.testing.assert_allclose(y[0, :, n], np.convolve(x[0, :, 0], kernel[::-1], "same") + bias, atol=1e-5)
+    kernel = layer.real.kernel.numpy() + 1j * layer.imaginary.kernel.numpy()
+    padded = np.pad(x[0], [(1, 1)] * rank + [(0, 0)])
+    expected = np.broadcast_to([0.5, 0.25j], (*x.shape[1:-1], 2)).copy()
+    for offset in np.ndindex(*(3,) * rank):
+        window = tuple(slice(n, n + size) for n, size in zip(offset, x.shape[1:-1], strict=True))
+        expected += padded[window] @ kernel[offset]
+    np.testing.assert_allclose(layer(x)[0], expected, atol=1e-5)
 
 
-def test_complex_pooling_takes_the_largest_magnitude() -> None:
-    x = complex_noise(2, 4, 6, 3)
-    y = MagnitudeMaxPooling()(x).numpy()
-    for row, column in np.ndindex(2, 3):
-        patch = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].reshape(2, 4, 3)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_complex_pooling_takes_the_largest_magnitude(rank: int) -> None:
+    x = complex_noise(2, *(4, 6, 2)[:rank], 3)
+    y = MagnitudeMaxPooling(rank)(x).numpy()
+    assert y.shape == (2, *(2, 3, 1)[:rank], 3)
+    for place in np.ndindex(*y.shape[1:-1]):
+        patch = x[(slice(None), *(slice(2 * n, 2 * n + 2) for n in place))].reshape(2, 2**rank, 3)
         best = np.abs(patch).argmax(1)
-        np.testing.assert_array_equal(y[:, row, column], np.take_along_axis(patch, best[:, None], 1)[:, 0])
+        np.testing.assert_array_equal(y[(slice(None), *place)], np.take_along_axis(patch, best[:, None], 1)[:, 0])
+    with pytest.raises(ValueError, match="image sizes must be even"):
+        MagnitudeMaxPooling(rank)(x[:, :3])
+
+
+def test_a_model_of_complex_layers_is_saved_and_trained(tmp_path: object) -> None:
+    image = keras.Input((8, 8, 1), dtype="complex64")
+    model = keras.Model(image, ComplexConv(1)(MagnitudeMaxPooling()(ComplexRelu()(ComplexConv(4)(image)))))
+    x = complex_noise(2, 8, 8, 1)
+    model.save(f"{tmp_path}/complex.keras")
+    np.testing.assert_allclose(keras.saving.load_model(f"{tmp_path}/complex.keras")(x), model(x), atol=1e-6)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.abs(model(x)) ** 2)
+    for gradient, variable in zip(tape.gradient(loss, model.trainable_weights), model.trainable_weights, strict=True):
+        assert np.abs(gradient).max() > 0, variable.path
+    parts = np.asarray(ComplexRelu()(x))
+    np.testing.assert_array_equal(parts, np.maximum(x.real, 0) + 1j * np.maximum(x.imag, 0))
 
 
 def test_losses() -> None:
@@ -239,6 +261,9 @@ def test_losses() -> None:
         assert 0 < float(loss(target, other)) < 1
     expected = 1 - np.mean(tf.image.ssim(target, other, 1.0))
     np.testing.assert_allclose(float(SSIMLoss()(target, other)), expected, rtol=1e-3)
+    several = 1 - np.mean(tf.image.ssim_multiscale(target, other, 1.0))
+    np.testing.assert_allclose(float(MultiscaleSSIMLoss()(target, other)), several, rtol=1e-3)
+    np.testing.assert_allclose(float(SSIMLoss()(target * (1 + 0j), other * 1j)), expected, rtol=1e-3)  # of magnitudes
     mixed = float(SSIMLoss(l1=2.0)(target, other)) - float(SSIMLoss()(target, other))
     np.testing.assert_allclose(mixed, 2 * np.abs(target - other).mean(), rtol=1e-3)
 

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from recon.networks.training.checkpoint import CheckpointError, restore, save
 from recon.networks.training.draws import Draws
 from recon.networks.training.recipe import CYCLE, Recipe, TaskRecipe, Trajectory
-from recon.networks.training.tasks import Task
-from recon.networks.weights import catalogue
-from scripts import train
+from recon.networks.training.tasks import CartesianSeries, Task
+from recon.networks.weights import catalogue, load
+from scripts import ship_weights, train
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "configs" / "training").glob("*.yaml"))
@@ -89,6 +89,8 @@ def test_cartesian_series_have_as_many_lines_as_the_recipe_says() -> None:
     np.testing.assert_allclose((np.abs(maps) ** 2).sum(1), 1, rtol=1e-4)
     assert not kspace.numpy()[np.broadcast_to(lines[:, None, :, :, None] == 0, kspace.shape)].any()
     assert start.shape == target.shape == (2, 4, 32, 16)
+    with pytest.raises(ValueError, match="leaves 4 of 32 lines, none beside the 4 central ones; lower acceleration or centre"):
+        CartesianSeries((32, 16), (1e-3, 2e-3), None, acceleration=8, centre=4)
 
 
 @pytest.fixture
@@ -166,7 +168,9 @@ def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("policy")
-def test_a_small_training_leaves_weights_that_reach_what_it_says(tmp_path: Path) -> None:
+def test_a_small_training_leaves_weights_that_reach_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = Recipe.model_validate(SMALL)
     result = train.train(recipe, recipe.training, tmp_path, (None, None), steps=150)
     written = json.loads((tmp_path / "metrics.json").read_text())
@@ -179,3 +183,24 @@ def test_a_small_training_leaves_weights_that_reach_what_it_says(tmp_path: Path)
     assert path == tmp_path / "weights.weights.h5"
     for who in ("network", "input"):
         assert found[who] == pytest.approx(result["held_out"][who], abs=2e-4)
+    shipped = shipped_from(tmp_path, monkeypatch, capsys)
+    assert shipped["metrics"]["training"]["series"] == 1200
+    assert shipped["metrics"]["held-out simulated"] == result["held_out"]
+    catalogue_file = tmp_path / "weights.yaml"
+    entry = {"network": SMALL["network"], "input_shape": [None, None, None, 1], "layout": "image", "source": "a test", "scan": "none"}
+    catalogue_file.write_text(yaml.safe_dump({"small": {**entry, "licence": "Apache-2.0", **shipped}}))
+    images = np.random.default_rng(0).uniform(size=(2, 16, 16, 1)).astype(np.float32)
+    trained = recipe.network.build()
+    trained(images)
+    trained.load_weights(tmp_path / "weights.weights.h5")
+    np.testing.assert_allclose(load("small", catalogue_file)(images), trained(images), atol=5e-3)  # of weights in half precision
+
+
+def shipped_from(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What is to be entered in the catalogue beside the weights in half precision."""
+    monkeypatch.setattr(ship_weights, "FOLDER", trained)
+    monkeypatch.setattr("sys.argv", ["ship_weights.py", str(trained), "small"])
+    capsys.readouterr()
+    ship_weights.main()
+    found: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)["small"]
+    return found
