@@ -24,6 +24,7 @@ from service.files import read_images, write_measurement
 from service.local import ReconstructionError, read_config, reconstruct
 from tests.end_to_end import networks_small
 from tests.end_to_end.test_noncartesian_chains import error
+from tests.end_to_end.test_varnet_chain import realtime
 from tests.gadgets.scans import header_xml
 from tests.service.serving import Server
 
@@ -167,15 +168,6 @@ def test_spirals_go_on_turning_where_the_counter_begins_anew(spirals: Spirals) -
         np.testing.assert_allclose(one.data, other.data, atol=1e-4 * other.data.max())
 
 
-def test_online_equals_offline(hyperslice: list[Image], spirals: Spirals, weights: dict[str, str], tmp_path: Path) -> None:
-    write_measurement(tmp_path / "scan.h5", spirals.header, spirals.items)
-    with Server() as server:
-        parameters = {"trajectory": "hyperslice", "weights": weights["fast_dvd_net"], "frames": "5"}
-        replay(tmp_path / "scan.h5", "spiral_hyperslice", port=server.port, output=tmp_path / "out.h5", parameters=parameters)
-    found = [pixels for _, series in sorted(read_images(tmp_path / "out.h5").items()) for pixels in series[2]]
-    assert [pixels.tobytes() for pixels in found] == [image.data.tobytes() for image in hyperslice]
-
-
 @pytest.fixture(scope="module")
 def radial() -> simulate.Scan:
     """30 frames of 13 spokes, of more coils than the network takes."""
@@ -302,3 +294,31 @@ def test_readouts_of_another_protocol_are_refused(spirals: Spirals) -> None:
             ReconstructionError, match=rf"arm 0 of 1000 samples, but the protocol '{trajectory}' has {arms}.*correct the header"
         ):
             reconstruct(shorter, without_network("spiral_hyperslice"), header=spirals.header, trajectory=trajectory)
+
+
+def test_online_equals_offline(
+    hyperslice: list[Image], spirals: Spirals, radial: simulate.Scan, weights: dict[str, str], tmp_path: Path
+) -> None:
+    """To the bit: every chain by a server's process, and in this one."""
+    varnet = networks_small.varnet(tmp_path / "varnet.keras")
+    cartesian, (header, averages, _) = realtime(32, 10), sodium(2, 6.0)
+    scans: dict[str, tuple[bytes, list[Item], dict[str, str]]] = {
+        "radial_fastdvdnet": (radial.header, radial.items, {"weights": weights["fast_dvd_net"], "frames": "5"}),
+        "radial_unet": (radial.header, radial.items, {"weights": weights["unet"]}),
+        "cartesian_varnet": (cartesian.header, cartesian.items, {"weights": varnet, "frames": "4", "overlap": "2"}),
+        "sodium_dncnn": (header, averages, {"weights": weights["dncnn"], "scaling": "min_max"}),
+    }
+    offline = {config: reconstruct(items, config, header=xml, **chosen) for config, (xml, items, chosen) in scans.items()}
+    scans["spiral_hyperslice"] = (
+        spirals.header,
+        spirals.items,
+        {"trajectory": "hyperslice", "weights": weights["fast_dvd_net"], "frames": "5"},
+    )
+    offline["spiral_hyperslice"] = hyperslice
+    with Server() as server:
+        for config, (xml, items, chosen) in scans.items():
+            scan, output = tmp_path / f"{config}.h5", tmp_path / f"{config}_images.h5"
+            write_measurement(scan, xml, items)
+            replay(scan, config, port=server.port, output=output, parameters=chosen)
+            found = [pixels for _, series in sorted(read_images(output).items()) for pixels in series[2]]
+            assert [pixels.tobytes() for pixels in found] == [image.data.tobytes() for image in offline[config]], config

@@ -21,6 +21,7 @@ from recon.networks.unrolled import Unrolled
 from scripts import simulate
 from service.local import reconstruct
 from tests.end_to_end import networks_small
+from tests.end_to_end.test_network_chains import sodium, without_network
 from tests.end_to_end.test_varnet_chain import realtime
 
 SPOKES, FRAMES, DEADLINE = 13, 12, 60.0
@@ -175,6 +176,18 @@ def test_cartesian_contrasts_and_sets_side_by_side_are_as_each_alone(weights: di
         alone = images([of_series(item, series) for item in readouts])
         assert pixels([image for image in together if counters(image) == series]) == pixels(alone)
         assert [int(image.repetition) for image in alone] == list(range(6))
+
+
+def test_a_readout_lost_in_one_average_does_not_darken_the_image() -> None:
+    """Without noise all averages are alike: the mean of those that came is what it would have been."""
+    header, items, _ = sodium(4, 0.0)
+
+    def lose(item: Acquisition) -> None:
+        if item.header["scan_counter"] in (3, 30):  # arm 2 of the first average, arm 9 of the second
+            item.data[:] = np.nan
+
+    plain, found = (reconstruct(each, without_network("sodium_dncnn"), header=header) for each in (items, altered(items, lose)))
+    np.testing.assert_allclose(found[0].data, plain[0].data, atol=1e-5 * plain[0].data.max())
 
 
 def test_a_unet_that_fails_halfway(scan: simulate.Scan, weights: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
