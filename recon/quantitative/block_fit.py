@@ -15,6 +15,7 @@ import numpy as np
 from recon import device
 from recon.arrays import real_dtype
 from recon.cache import Cache
+from recon.quantitative.block_replicas import BlockReplicas, Ended
 from recon.quantitative.blocks import BlockPrimalDual, Halves, HostProblem
 from recon.quantitative.graphs import graph
 from recon.quantitative.irgn import DERIVATIVE, ENERGY, SLICE, RegularisedFit, Step, settled, squares, start_values
@@ -57,10 +58,10 @@ def fit_blocks(
         ValueError: weights of another length.
     """
     with blocks.lanes() as lanes:
-        return _BlockFit(model, data, settings, blocks, lanes, weights, start).run(callback)
+        return BlockFit(model, data, settings, blocks, lanes, weights, start).run(callback)
 
 
-class _BlockFit:
+class BlockFit:
     """State and scales of one fit; see `irgn._Fit`."""
 
     def __init__(
@@ -79,7 +80,7 @@ class _BlockFit:
         self.settings, self.data, self.lanes = settings, data, lanes
         self.volumes, self.spans = Volumes(blocks.folder), blocks.spans(data.voxels[0])
         self.dtype, self.real = data.rhs.dtype, real_dtype(data.rhs.dtype)
-        images = self._images()
+        images = self.images(data.rhs)
         self.scale = float(np.abs(images).max())
         if not self.scale > 0:
             raise ModelError(f"{model.name}: the data are zero everywhere")
@@ -149,18 +150,23 @@ class _BlockFit:
             callback(step)
             if number and abs(steps[-2].cost - step.cost) < settings.rtol * steps[0].cost:
                 break
-        return RegularisedFit(self.physical, steps[-1].parameters, self._covariance(cost), tuple(steps))
+        spread = self._covariance(cost)
+        if settings.replicas and self.iterations.y and self.data.noise is not None:
+            level = float(np.sqrt(2 * cost / self.energy / self.data.samples))
+            replicas = BlockReplicas(self, Ended(problem, gamma, delta, reference or 0.0, scales), spread, level)
+            spread = replicas.covariance(sum(step.iterations for step in steps))
+        return RegularisedFit(self.physical, steps[-1].parameters, spread, tuple(steps))
 
     # -- passes over the volume --------------------------------------------------------------------------------------
 
-    def _images(self) -> np.ndarray:
-        """Least-squares images, as `DataTerm.images`."""
+    def images(self, rhs: np.ndarray) -> np.ndarray:
+        """Least-squares images of data `rhs`, as `DataTerm.images`."""
 
         data = self.data
         if data.pointwise:
-            images = self.volumes.zeros(data.rhs.shape, self.dtype)
-            bound = np.broadcast_to(data.bound, data.rhs.shape)
-            np.divide(data.rhs, bound, out=images, where=bound > 0)
+            images = self.volumes.zeros(rhs.shape, self.dtype)
+            bound = np.broadcast_to(data.bound, rhs.shape)
+            np.divide(rhs, bound, out=images, where=bound > 0)
             return images
         gram = graph(lambda x, operands: self._gram(x, None, operands))
 
@@ -176,7 +182,7 @@ class _BlockFit:
             self.lanes.sweep(self.spans, gather, lambda span, given: ([gram(*given)], ()), store)
             return result
 
-        images = conjugate_gradient(apply, data.rhs, _IMAGE_ITERATIONS)
+        images = conjugate_gradient(apply, rhs, _IMAGE_ITERATIONS)
         return np.asarray(images, self.dtype)
 
     def _start(self, images: np.ndarray) -> np.ndarray:

@@ -175,8 +175,10 @@ def cartesian(kspace: np.ndarray, maps: np.ndarray, mask: np.ndarray | None = No
         return DataTerm(tf.constant(rhs), lambda x: x * weights, bound, diagonal, True, energy, samples, noise=noise)
     gram = _masked_transform(sampled, maps)
 
+    contrasts = len(rhs)
+
     def grid_noise(random: np.random.Generator) -> np.ndarray:
-        drawn = white((len(rhs), *maps.shape), dtype, random) * sampled[:, None]
+        drawn = white((contrasts, *maps.shape), dtype, random) * sampled[:, None]
         back: np.ndarray = (maps.conj() * ifftc(drawn, axes)).sum(1).astype(dtype)
         return back
 

@@ -25,13 +25,16 @@ from recon.quantitative.regularisers import Tensors
 
 NEIGHBOURHOOD = 1.5
 """Standard deviation in voxels of the weights with which neighbours count."""
+_CUT = 4.0
+REACH = int(_CUT * NEIGHBOURHOOD + 0.5)
+"""How many voxels away they count at all."""
 _SHARE = 3
 """All replicas together take this part of the fit's iterations, but for"""
 _LEAST = 40
 """each so many."""
 _SIGNAL = 4.0
 """Voxels whose amplitudes are fewer standard deviations count little for their neighbours."""
-_ABOVE = 0.7
+ABOVE = 0.7
 """Part of the unregularised noise with which the others start: with all of it they end farther above than the first do below."""
 _RIDGE = 1e-6
 
@@ -94,13 +97,13 @@ def redrawn(solved: Solved, term: DataTerm, columns: list[Any], factor: float, l
     for _ in range(count):
         noise = tf.constant(term.noise(random)) * tf.cast(level, columns[0].dtype)
         slope = -bent - factor * gradient(columns, noise)
-        shift = tf.where(vague, tf.zeros_like(moved), _least_squares(columns, replace(term, rhs=noise).images()))
+        shift = tf.where(vague, tf.zeros_like(moved), least_squares(columns, replace(term, rhs=noise).images()))
         below.append(solved.again(slope, found, each))
-        above.append(solved.again(slope, found + _ABOVE * shift, each))
+        above.append(solved.again(slope, found + ABOVE * shift, each))
     return tf.stack(below), tf.stack(above)
 
 
-def _least_squares(columns: list[Any], images: Any) -> Any:
+def least_squares(columns: list[Any], images: Any) -> Any:
     """Components `[component, *voxels]` whose signal is nearest to the images."""
     import tensorflow as tf
 
@@ -151,6 +154,6 @@ def _pooled(directions: np.ndarray, replicas: np.ndarray, weight: np.ndarray) ->
     moved = (directions * (replicas - replicas.mean(0))).real
     products = np.einsum("ku...,kw...->uw...", moved, moved) / (len(replicas) - 1)
     smoothing = (0, 0, *[NEIGHBOURHOOD] * weight.ndim)
-    pooled: np.ndarray = gaussian_filter(weight * products, smoothing, mode="constant")
-    pooled /= gaussian_filter(weight, NEIGHBOURHOOD, mode="constant")
+    pooled: np.ndarray = gaussian_filter(weight * products, smoothing, mode="constant", truncate=_CUT)
+    pooled /= gaussian_filter(weight, NEIGHBOURHOOD, mode="constant", truncate=_CUT)
     return pooled

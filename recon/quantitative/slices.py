@@ -6,7 +6,7 @@ A block of slices then needs nothing of the others' data; only the regulariser c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ class SliceData:
         energy: |d|^2.
         samples: number of complex samples.
         graph: `gram` runs within TensorFlow (and XLA), not through Python.
+        noise: fills an array `[contrast, slice, y, x]` with what `DataTerm.noise` draws; None where it cannot be drawn.
     """
 
     rhs: np.ndarray
@@ -43,6 +44,7 @@ class SliceData:
     energy: float
     samples: float
     graph: bool = True
+    noise: Callable[[np.random.Generator, np.ndarray], None] | None = None
 
     @property
     def voxels(self) -> tuple[int, ...]:
@@ -65,13 +67,20 @@ class SliceData:
         def apply(x: Any) -> Any:
             return x * tf.cast(bound, x.dtype) if gram is None else gram(x, *operands)
 
-        noise = partial(data_term.pointwise_noise, self.bound, self.rhs.shape, self.rhs.dtype) if self.pointwise else None
+        noise = None if self.noise is None else self._drawn
         return DataTerm(rhs, apply, bound, tf.constant(self.diagonal), self.pointwise, self.energy, self.samples, self.graph, noise)
+
+    def _drawn(self, random: np.random.Generator) -> np.ndarray:
+        assert self.noise is not None
+        drawn = np.empty_like(self.rhs)
+        self.noise(random, drawn)
+        return drawn
 
 
 def images(volume: np.ndarray, weights: np.ndarray | None = None) -> SliceData:
     """Images `[contrast, slice, y, x]` as data; see `data_term.from_images`."""
-    return of_term(data_term.from_images(volume, weights))
+    data = of_term(data_term.from_images(volume, weights))
+    return replace(data, noise=partial(_pointwise_noise, data.bound))
 
 
 def of_term(term: DataTerm) -> SliceData:
@@ -87,7 +96,8 @@ def of_term(term: DataTerm) -> SliceData:
             "the data couple voxels, perhaps across slices as undersampled three-dimensional k-space does: data of separate slices come "
             "from recon.quantitative.slices (cartesian, noncartesian, stacked); fit others without block_slices"
         )
-    return SliceData(term.rhs.numpy(), term.bound.numpy(), term.diagonal.numpy(), None, (), term.energy, term.samples)
+    noise = None if term.noise is None else partial(_whole_noise, term.noise)
+    return SliceData(term.rhs.numpy(), term.bound.numpy(), term.diagonal.numpy(), None, (), term.energy, term.samples, noise=noise)
 
 
 def cartesian(kspace: np.ndarray, maps: np.ndarray, mask: np.ndarray | None = None) -> SliceData:
@@ -183,7 +193,9 @@ def stacked(terms: Any) -> SliceData:
     rhs = np.stack([term.rhs.numpy() for term in kept], 1)
     bound, diagonal = _joined([term.bound for term in kept]), _joined([term.diagonal for term in kept])
     energy, samples = sum(term.energy for term in kept), sum(term.samples for term in kept)
-    data = SliceData(rhs, bound, diagonal, None, (), energy, samples)
+    noises = [term.noise for term in kept if term.noise is not None]
+    noise = partial(_noise_of_each, noises) if len(noises) == len(kept) else None
+    data = SliceData(rhs, bound, diagonal, None, (), energy, samples, noise=noise)
     if pointwise:
         return data
     grams = [term.gram for term in kept]
@@ -201,7 +213,26 @@ def stacked(terms: Any) -> SliceData:
 
 
 def _with_gram(data: SliceData, gram: Callable[..., Any], operands: tuple[np.ndarray, ...], graph: bool) -> SliceData:
-    return SliceData(data.rhs, data.bound, data.diagonal, gram, operands, data.energy, data.samples, graph)
+    return replace(data, gram=gram, operands=operands, graph=graph)
+
+
+def _pointwise_noise(bound: np.ndarray, random: np.random.Generator, drawn: np.ndarray) -> None:
+    """As `data_term.pointwise_noise`, of one contrast after another."""
+    for part in (drawn.real, drawn.imag):
+        for contrast in part:
+            contrast[...] = random.standard_normal(contrast.shape, part.dtype)
+    for contrast, size in zip(drawn, np.broadcast_to(bound, drawn.shape), strict=True):
+        contrast *= np.sqrt(size / 2)
+
+
+def _whole_noise(noise: Callable[[np.random.Generator], np.ndarray], random: np.random.Generator, drawn: np.ndarray) -> None:
+    drawn[...] = noise(random)
+
+
+def _noise_of_each(noises: Sequence[Callable[[np.random.Generator], np.ndarray]], random: np.random.Generator, drawn: np.ndarray) -> None:
+    """Of each slice by itself."""
+    for n, noise in enumerate(noises):
+        drawn[:, n] = noise(random)
 
 
 def _joined(parts: Sequence[Any]) -> np.ndarray:
