@@ -77,9 +77,9 @@ class RegularisedFit:
         model: that was fitted.
         parameters: unknowns, complex `[unknown, *voxels]`; amplitudes in the units of the data.
         covariance: as in `PixelwiseFit`: what noise of the residual's level does to the maps (`recon.quantitative.replicas`), not how
-            far regularisation leads them from the truth. Without replicas (`Settings.replicas` 0, no regularisation, blocks of
-            slices, data whose noise cannot be drawn), from each voxel's own Jacobian: what the noise would do without
-            regularisation and aliasing, several times as much.
+            far regularisation leads them from the truth. Without replicas (`Settings.replicas` 0, no regularisation, data whose
+            noise cannot be drawn), from each voxel's own Jacobian: what the noise would do without regularisation and aliasing,
+            several times as much.
         steps: what was reported, the start values first.
     """
 
