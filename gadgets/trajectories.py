@@ -250,8 +250,8 @@ class Trajectories:
             return "linear"
         raise ValueError(
             f"the readouts carry no trajectory, and for the header's trajectory {self.encoding.trajectory!r} none can be computed; make "
-            "the converter store kx, ky with every readout, or, if the scan is radial, set trajectory=radial and an ordering, or, if it runs "
-            "one of these protocols, trajectory=hyperslice or sodium"
+            "the converter store kx, ky with every readout, or, if the scan is radial, set trajectory=radial and an ordering, or, if it "
+            "runs one of these protocols, trajectory=hyperslice or sodium"
         )
 
     def _step(self) -> float:

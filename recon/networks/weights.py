@@ -123,7 +123,8 @@ def load(name: str, path: Path = CATALOGUE) -> Any:
     """
     entries = catalogue(path)
     if name not in entries:
-        raise WeightsError(f"no weights {name!r} in {path.name}; there are {', '.join(entries)}; or give the path of a file")
+        file_there = f"for the file of that name say ./{name}" if Path(name).exists() else "or give the path of a file"
+        raise WeightsError(f"no weights {name!r} in {path.name}; there are {', '.join(entries)}; {file_there}")
     entry = entries[name]
     if entry.file is None:
         why = f"its source ({entry.source}) states no licence" if entry.licence is None else f"get it from {entry.source}"

@@ -76,7 +76,7 @@ def test_by_name(network: FastDVDnet, frames: np.ndarray, tmp_path: Path) -> Non
     np.testing.assert_array_equal(load("small", path)(frames), network(frames))
 
 
-def test_weights_that_cannot_be_had_say_why(network: FastDVDnet, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_had_say_why(network: FastDVDnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "small.weights.h5"
     network.save_weights(file)
     path = write(
@@ -99,6 +99,10 @@ def test_weights_that_cannot_be_had_say_why(network: FastDVDnet, tmp_path: Path)
             load(name, path)
     with pytest.raises(WeightsError, match="nothing"):
         catalogue(tmp_path / "nothing.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved_model").mkdir()
+    with pytest.raises(WeightsError, match=r"no weights 'saved_model' .*; for the file of that name say \./saved_model"):
+        load("saved_model", path)
 
 
 def test_every_shipped_entry_loads_or_says_why() -> None:
