@@ -41,7 +41,8 @@ extern "C" __global__ void magnitude(const float2* images, int coils, int pixels
 """
 
 _lock = threading.Lock()
-_seen: Cache[bool] = Cache(4 * RECORDED)
+_seen: Cache[bool] = Cache(RECORDED)
+"""Trajectories that came lately: of more that take turns, each graph would be gone before it is used."""
 _graphs: Cache[RecordedGridding | None] = Cache(RECORDED)
 
 
@@ -84,6 +85,7 @@ class RecordedGridding:
                 gpu_method=spreading_method(True, len(shape), np.dtype(np.complex64)),
                 gpu_stream=self._stream.ptr,
             )
+            self._plan.stream = self._stream  # which it needs to free its memory, whatever goes first
             with self._stream:
                 self._plan.setpts(*self._points)
                 self._run()  # loads the kernels, which cannot be done while recording

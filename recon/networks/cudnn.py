@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import weakref
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,18 @@ class Convolution:
         self._kernel = cupy.asarray(np.ascontiguousarray(kernel.transpose(3, 0, 1, 2)), source.dtype)
         self._bias = cupy.asarray(bias, source.dtype)
         self._source, self._result = source, result
-        self._source_is = _tensor(source.shape)
-        self._result_is = _tensor(result.shape)
-        self._bias_is = _tensor((1, 1, 1, filters))
-        self._kernel_is = _made("FilterDescriptor")
+        made: list[tuple[str, ctypes.c_void_p]] = []
+        weakref.finalize(self, _destroy, made).atexit = False
+        self._source_is = _tensor(source.shape, made)
+        self._result_is = _tensor(result.shape, made)
+        self._bias_is = _tensor((1, 1, 1, filters), made)
+        self._kernel_is = _made("FilterDescriptor", made)
         _call("cudnnSetFilter4dDescriptor", self._kernel_is, HALF, NHWC, filters, channels, size, size)
-        self._convolution_is = _made("ConvolutionDescriptor")
+        self._convolution_is = _made("ConvolutionDescriptor", made)
         around = size // 2
         _call("cudnnSetConvolution2dDescriptor", self._convolution_is, around, around, 1, 1, 1, 1, CROSS_CORRELATION, FLOAT)
         _call("cudnnSetConvolutionMathType", self._convolution_is, TENSOR_CORES)
-        self._activation_is = _made("ActivationDescriptor")
+        self._activation_is = _made("ActivationDescriptor", made)
         _call("cudnnSetActivationDescriptor", self._activation_is, RELU if relu else IDENTITY, PROPAGATE_NAN, ctypes.c_double(0))
         needed = ctypes.c_size_t()
         described = (self._source_is, self._kernel_is, self._convolution_is, self._result_is)
@@ -88,17 +91,23 @@ class Convolution:
         )
 
 
-def _tensor(shape: tuple[int, ...]) -> ctypes.c_void_p:
+def _tensor(shape: tuple[int, ...], among: list[tuple[str, ctypes.c_void_p]]) -> ctypes.c_void_p:
     batch, rows, columns, channels = shape
-    tensor = _made("TensorDescriptor")
+    tensor = _made("TensorDescriptor", among)
     _call("cudnnSetTensor4dDescriptor", tensor, NHWC, HALF, batch, channels, rows, columns)
     return tensor
 
 
-def _made(kind: str) -> ctypes.c_void_p:
+def _made(kind: str, among: list[tuple[str, ctypes.c_void_p]]) -> ctypes.c_void_p:
     made = ctypes.c_void_p()
     _call(f"cudnnCreate{kind}", ctypes.byref(made))
+    among.append((kind, made))
     return made
+
+
+def _destroy(made: list[tuple[str, ctypes.c_void_p]]) -> None:
+    for kind, one in made:
+        _call(f"cudnnDestroy{kind}", one)
 
 
 def _place(array: Any) -> ctypes.c_void_p:
@@ -115,7 +124,7 @@ def _call(name: str, *values: Any) -> None:
 
 @lru_cache(maxsize=1)
 def _handle() -> ctypes.c_void_p:
-    return _made("")
+    return _made("", [])
 
 
 @lru_cache(maxsize=1)

@@ -77,7 +77,7 @@ class Denoiser:
         with self._lock:  # several threads would write to the same buffer
             recorded = self._recorded_for(shape)
             if recorded is not None:
-                result: np.ndarray = recorded([cupy.ascontiguousarray(image, np.float32) for image in window])[None]
+                result: np.ndarray = recorded([cupy.ascontiguousarray(cupy.asarray(image, np.float32)) for image in window])[None]
                 if np.isfinite(result).all():
                     return result
                 logger.info("%s: numbers too large for half precision; computing this image in single precision", self.name)

@@ -15,4 +15,7 @@ def graph(function: Callable[..., Any], compiled: bool = False) -> Any:
     """
     import tensorflow as tf
 
-    return tf.function(function, jit_compile=compiled, autograph=False)
+    made: Any = tf.function(function, jit_compile=compiled, autograph=False)
+    # One for each size and model, on purpose: TensorFlow takes them for one that is traced again and again, and warns.
+    made._omit_frequent_tracing_warning = True
+    return made

@@ -118,6 +118,12 @@ class Plan:
         out.host[...] = self.plan.execute(np.ascontiguousarray(source.host)).reshape(out.shape)
 
 
+def contiguous(values: Any, dtype: Any = None) -> DeviceArray:
+    """An array in C's order; of device arrays only."""
+    refuse_numpy(values)
+    return DeviceArray(np.ascontiguousarray(values.host, dtype))
+
+
 def modules() -> dict[str, types.ModuleType]:
     """`cupy` and `cufinufft`, to be put into `sys.modules`."""
     cupy: Any = Functions("cupy", np)
@@ -126,7 +132,7 @@ def modules() -> dict[str, types.ModuleType]:
     cupy.ndarray = DeviceArray
     cupy.linalg, cupy.fft = Functions("cupy.linalg", np.linalg), Functions("cupy.fft", scipy.fft)
     cupy.asarray = cupy.array = lambda values, dtype=None: DeviceArray(np.array(unwrapped(values), dtype))
-    cupy.ascontiguousarray = lambda values, dtype=None: DeviceArray(np.ascontiguousarray(values.host, dtype))
+    cupy.ascontiguousarray = contiguous
     cupy.empty = lambda shape, dtype=float: DeviceArray(np.full(shape, np.nan, dtype))
     error = types.SimpleNamespace(OutOfMemoryError=MemoryError)
     cupy.cuda = types.SimpleNamespace(Stream=types.SimpleNamespace(null=stream), get_current_stream=lambda: stream, memory=error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,25 @@ def test_each_trajectory_and_number_of_coils_has_its_own_graph(gpu: Any) -> None
                     expected = gridded_magnitude(kspace[:coils], points, weights, SHAPE)
                 assert relative_error(expected, there(kspace[:coils], points, weights)) < 2e-3
     assert len(gridding_recorded._graphs) == 4
+
+
+def test_of_too_many_trajectories_none_is_recorded(gpu: Any) -> None:
+    kspace, trajectory, weights = case(4)
+    for _ in range(3):
+        for n in range(gridding_recorded.RECORDED + 1):
+            there(kspace, trajectory * np.float32(1 - n / 100), weights)
+    assert len(gridding_recorded._graphs) == 0
+
+
+def test_a_plan_goes_before_the_stream_that_it_frees_its_memory_on(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuFINUFFT ends the process otherwise."""
+    gone: list[str] = []
+    monkeypatch.setattr(recording_cupy.Plan, "__del__", lambda self: gone.append("plan"), raising=False)
+    monkeypatch.setattr(recording_cupy.Stream, "__del__", lambda self: gone.append("stream"), raising=False)
+    made = gridding_recorded.RecordedGridding(case(5)[1], COILS, SHAPE, 1e-3)
+    del made
+    gc.collect()
+    assert gone == ["plan", "stream"]
 
 
 @pytest.mark.parametrize("why", ["large", "double", "frames", "volume"])

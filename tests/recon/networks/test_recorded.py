@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for cached in (recorded._kernel, recorded._module):
         cached.cache_clear()
     yield
-    for cached in (recorded._kernel, recorded._module):
+    for cached in (recorded._kernel, recorded._module, cudnn._handle):
         cached.cache_clear()
 
 
@@ -160,6 +161,13 @@ def test_it_is_the_network(network: FastDVDnet, gpu: None, tensorflow: type[Buff
     assert relative_error(expected(network, [0 * frame for frame in window()]), dark) < 4e-3
 
 
+def test_it_is_recorded_before_the_first_image(network: FastDVDnet, gpu: None, tensorflow: type[Buffer]) -> None:
+    there = Denoiser("there", network, 5, "window", 4)
+    there.warm(SHAPE)
+    assert [type(one) for one in there._recorded.values()] == [recorded.RecordedFastDVDnet]
+    assert tensorflow.used == 0
+
+
 def test_numbers_too_large_for_half_precision_are_left_to_tensorflow(network: FastDVDnet, gpu: None, tensorflow: type[Buffer]) -> None:
     there = Denoiser("there", network, 5, "window", 4)
     frames = window()
@@ -207,22 +215,50 @@ def test_what_cannot_be_recorded_is_computed_by_tensorflow(
 
 
 class Library:
-    """cuDNN, which refuses."""
+    """cuDNN: counts what it makes; refuses one function."""
+
+    def __init__(self, refused: str = "") -> None:
+        self.refused = refused
+        self.made: dict[str, int] = {}
 
     def __getattr__(self, name: str) -> Any:
+        library = self
+
         class Function:
             restype: Any = None
 
             def __call__(self, *_: Any) -> Any:
-                return b"CUDNN_STATUS_SOMETHING" if name == "cudnnGetErrorString" else 4
+                if name == "cudnnGetErrorString":
+                    return b"CUDNN_STATUS_SOMETHING"
+                for word, sign in (("Create", 1), ("Destroy", -1)):
+                    kind = name.removeprefix(f"cudnn{word}")
+                    if kind != name:
+                        library.made[kind] = library.made.get(kind, 0) + sign
+                return 4 if name == library.refused else 0
 
         return Function()
 
 
-def test_what_the_library_cannot_do_is_said_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cudnn, "_library", Library)
-    with pytest.raises(cudnn.CudnnError, match="cudnnCreateTensorDescriptor: CUDNN_STATUS_SOMETHING"):
-        cudnn._tensor((1, 2, 3, 8))
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+    made = Library()
+    monkeypatch.setattr(cudnn, "_library", lambda: made)
+    cudnn._handle.cache_clear()
+    return made
+
+
+def test_what_the_library_cannot_do_is_said_by_name(library: Library, gpu: None) -> None:
+    arrays = [DeviceArray(np.zeros((1, 4, 4, 8), np.float16)) for _ in range(2)]
+    library.refused = "cudnnSetConvolution2dDescriptor"
+    with pytest.raises(cudnn.CudnnError, match="cudnnSetConvolution2dDescriptor: CUDNN_STATUS_SOMETHING"):
+        cudnn.Convolution(*arrays, np.zeros((3, 3, 8, 8)), np.zeros(8), True)
+    gc.collect()
+    library.refused = ""
+    convolution = cudnn.Convolution(*arrays, np.zeros((3, 3, 8, 8)), np.zeros(8), True)
+    assert library.made["TensorDescriptor"] == 3
+    del convolution
+    gc.collect()
+    assert library.made == {"TensorDescriptor": 0, "FilterDescriptor": 0, "ConvolutionDescriptor": 0, "ActivationDescriptor": 0, "": 1}
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
