@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,10 @@ from recon.quantitative.irgn import RegularisedFit, Step, fit
 from recon.quantitative.lanes import Blocks, Lanes, Span
 from recon.quantitative.linearised import PrimalDual
 from recon.quantitative.model import ModelError
+from recon.quantitative.models.image_reco import ImageReco
 from recon.quantitative.real_unknowns import Components
 from recon.quantitative.regularisers import build
-from recon.quantitative.settings import Settings
+from recon.quantitative.settings import Regularisation, Settings
 from recon.quantitative.slices import SliceData
 from tests.recon.conftest import relative_error
 from tests.recon.quantitative.small_models import Decay, FlipAngles, add_noise, tubes
@@ -98,6 +100,13 @@ def test_total_variation(images: np.ndarray, precond: bool) -> None:
     term = data_term.from_images(add_noise(model(truth).numpy(), 2e-3))
     settings = Settings("TV", precond=precond, **STEPS)
     same(fit(model, term, settings), fit(model, term, settings, block_slices=3), 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["none", "H1", "ICTV"])
+def test_other_regularisers(kind: Regularisation) -> None:
+    model = ImageReco(3) if kind == "ICTV" else FlipAngles()
+    data, settings = slices.images(volume(4, 6)[: model.contrasts]), Settings(kind, **{**STEPS, "max_gn_it": 1, "start_iters": 5})
+    same(fit(model, data, settings), fit(model, data, settings, block_slices=2))
 
 
 def undersampled(count: int, size: int) -> tuple[SliceData, list[DataTerm]]:
@@ -208,6 +217,36 @@ def test_copies_in_threads_keep_the_order_and_tell_what_fails(ahead: int) -> Non
             lanes.sweep(spans, broken, lambda span, one: ([one], one), store)
 
 
+def test_the_next_block_comes_and_the_last_one_goes_while_one_is_computed() -> None:
+    """Each computation waits for the copy to the device of the block after it, and for that from the device of the block before."""
+    spans, patience = Blocks(1).spans(5), 30.0
+    come, gone = ([threading.Event() for _ in spans] for _ in range(2))
+
+    def gather(span: Span) -> Any:
+        come[span.first].set()
+        return np.full((1, 1, 1), span.first, float)
+
+    def compute(span: Span, given: Any) -> Any:
+        assert span.last == len(spans) or come[span.last].wait(patience)
+        assert span.first == 0 or gone[span.first - 1].wait(patience)
+        return [given], given
+
+    with Lanes(["CPU:0"], 1) as lanes:
+        order = lanes.sweep(spans, gather, compute, lambda span, results: gone[span.first].set())
+    np.testing.assert_array_equal(np.ravel(order), range(5))
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_a_device_holds_as_many_blocks_of_a_long_volume_as_of_a_short_one(ahead: int) -> None:
+    """One that is computed with its results, and both for each that comes or goes."""
+    block = np.zeros((1, 8, 8))
+    for count in (10, 60):
+        with Lanes(["CPU:0"], ahead) as lanes:
+            lanes.sweep(Blocks(1).spans(count), lambda span: block, lambda span, given: ([given + 1], ()))
+            assert lanes.held <= (2 + 2 * ahead + 1) * block.nbytes
+            assert lanes.times.bytes_up == count * block.nbytes
+
+
 def test_copies_are_contiguous_and_aligned_in_memory_used_again() -> None:
     staging, volume = Staging(), np.arange(48.0).reshape(2, 6, 4)
     first = staging.copied(0, volume[:, 1:5])
@@ -281,12 +320,12 @@ from tests.recon.quantitative.test_blocks import STEPS, volume
 from tests.recon.quantitative.small_models import FlipAngles
 places = []
 lane = Lanes._lane
-def noted(self, number, spans, gather, compute, store):
+def noted(self, number, spans, gather, compute, *rest):
     def told(span, given):
         results, numbers = compute(span, given)
         places.append((span.first, [one.device for one in tf.nest.flatten(given)], [one.device for one in results]))
         return results, numbers
-    return lane(self, number, spans, gather, told, store)
+    return lane(self, number, spans, gather, told, *rest)
 Lanes._lane = noted
 data, settings = slices.images(volume(4)), Settings("TV", max_gn_it=1, start_iters=4, replicas=0)
 blocks = [Blocks(2, ("CPU:0",)), Blocks(2, ("CPU:0", "CPU:1"), ahead=1)]
