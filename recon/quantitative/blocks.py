@@ -179,10 +179,10 @@ class BlockPrimalDual:
         def gather(span: Span) -> Any:
             return [[span.own(one) for one in part] for part in (problem.arrays, self.data.operands, self.x, self.back)]
 
-        def store(span: Span, results: list[np.ndarray]) -> None:
-            self._keep(span, self._moved, results)
+        def compute(span: Span, given: Any) -> Any:
+            return list(self.halves.primal(given, scalars, tau)), ()
 
-        self.lanes.sweep(self.spans, gather, lambda span, given: (list(self.halves.primal(given, scalars, tau)), ()), store)
+        self.lanes.sweep(self.spans, gather, compute, self._release, lambda span: [span.own(one) for one in self._moved])
 
     def _dual_pass(self, scalars: tuple[Any, ...], tau: Any, trial: Any) -> tuple[float, float]:
         """|K^T (y' - y)|^2 and |y' - y|^2."""
@@ -194,10 +194,8 @@ class BlockPrimalDual:
             dual, pulled, norms = self.halves.dual(given, scalars, tau, trial, np.int32(span.first - span.start))
             return [*dual, *pulled], norms
 
-        def store(span: Span, results: list[np.ndarray]) -> None:
-            self._keep(span, [*self._ahead, *self._pulled], results)
-
-        pulled, change = sum(self.lanes.sweep(self.spans, gather, compute, store))
+        kept = [*self._ahead, *self._pulled]
+        pulled, change = sum(self.lanes.sweep(self.spans, gather, compute, self._release, lambda span: [span.own(one) for one in kept]))
         return pulled, change
 
     def _gap_of(self, problem: HostProblem, scalars: tuple[Any, ...]) -> tuple[float, float]:
@@ -211,14 +209,12 @@ class BlockPrimalDual:
             limits = (*scalars, problem.lower, problem.upper)
             return [], self.halves.gap(given, limits, np.int32(span.first - span.start), span.width)
 
-        parts = self.lanes.sweep(self.spans, gather, compute, lambda span, results: self.volumes.release())
+        parts = self.lanes.sweep(self.spans, gather, compute, self._release)
         sums = sum(one for one, _ in parts)
         sizes = reduce(np.maximum, (one for _, one in parts))
         return float(total_gap(sums, sizes, float(scalars[0]))), float(sums[1])
 
-    def _keep(self, span: Span, arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
-        for array, result in zip(arrays, results, strict=True):
-            array[..., span.first : span.last, :, :] = result
+    def _release(self, _: Span, __: list[np.ndarray]) -> None:
         self.volumes.release()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ LOCKED = 2**20
 """Bytes of arrays from which on they are page-locked; smaller ones go through a buffer that is."""
 _ALIGNMENT = 64
 """Bytes. NumPy's 16 are not enough for TensorFlow's kernels."""
-TO_DEVICE = 1
-"""CUDA's `cudaMemcpyHostToDevice`."""
+TO_DEVICE, TO_HOST = 1, 2
+"""CUDA's `cudaMemcpyHostToDevice` and `cudaMemcpyDeviceToHost`."""
 
 
 class Staging:
@@ -76,9 +76,14 @@ class TensorFlowCopies:
         """What `from_device` takes, of tensors that are computed."""
         return list(tensors)
 
-    def from_device(self, lent: Sequence[Any]) -> list[np.ndarray]:
-        """Arrays with the contents of tensors."""
-        return [one.numpy() for one in lent]
+    def from_device(self, lent: Sequence[Any], into: list[np.ndarray] | None = None) -> list[np.ndarray]:
+        """Arrays with the contents of tensors: new ones, or those that it is to write to."""
+        results = [one.numpy() for one in lent]
+        if into is None:
+            return results
+        for target, result in zip(into, results, strict=True):
+            target[...] = result
+        return into
 
 
 class GpuCopies:
@@ -120,15 +125,26 @@ class GpuCopies:
         with self.device:
             return [cupy.from_dlpack(Capsule(tensor, self.device.id)) for tensor in tensors]
 
-    def from_device(self, lent: Sequence[Any]) -> list[np.ndarray]:
+    def from_device(self, lent: Sequence[Any], into: list[np.ndarray] | None = None) -> list[np.ndarray]:
         """See `TensorFlowCopies`."""
         from cupyx import empty_pinned
 
-        with self.device:
-            results: list[np.ndarray] = [empty_pinned(one.shape, one.dtype) for one in lent]
+        with self.device, self._down:
+            results = [empty_pinned(one.shape, one.dtype) for one in lent] if into is None else into
+            moved: list[tuple[np.ndarray, np.ndarray]] = []
             for one, result in zip(lent, results, strict=True):
-                one.get(stream=self._down, out=result, blocking=False)
+                pitched = None if into is None or one.dtype != result.dtype else _reached(result)
+                if pitched is None:
+                    buffer = result if into is None else empty_pinned(one.shape, one.dtype)
+                    one.get(stream=self._down, out=buffer, blocking=False)
+                    moved.append((result, buffer))
+                else:
+                    count, width, pitch = pitched
+                    _copy(result.ctypes.data, pitch, one.data.ptr, width, width, count, TO_HOST, self._down)
             self._down.synchronize()
+        for result, buffer in moved:
+            if result is not buffer:
+                result[...] = buffer
         return results
 
     def _sent(self, part: np.ndarray, buffers: list[Any]) -> Any:
@@ -137,15 +153,27 @@ class GpuCopies:
         from cupyx import empty_pinned
 
         array = cupy.empty(part.shape, part.dtype)
-        pitched = _pitched(part)
-        if pitched is None or not _locked(_root(part)):
+        pitched = _reached(part)
+        if pitched is None:
             buffer = empty_pinned(part.shape, part.dtype)
             buffer[...] = part
             buffers.append(buffer)
             part, pitched = buffer, (1, part.nbytes, part.nbytes)
         count, width, pitch = pitched
-        cupy.cuda.runtime.memcpy2DAsync(array.data.ptr, width, part.ctypes.data, pitch, width, count, TO_DEVICE, self._up.ptr)
+        _copy(array.data.ptr, width, part.ctypes.data, pitch, width, count, TO_DEVICE, self._up)
         return array
+
+
+def _copy(to: int, pitch_to: int, at: int, pitch_at: int, width: int, count: int, kind: int, stream: Any) -> None:
+    import cupy
+
+    cupy.cuda.runtime.memcpy2DAsync(to, pitch_to, at, pitch_at, width, count, kind, stream.ptr)
+
+
+def _reached(part: np.ndarray) -> tuple[int, int, int] | None:
+    """See `_pitched`; None too where a GPU cannot reach the memory by itself."""
+    pitched = _pitched(part)
+    return pitched if pitched is not None and _locked(_root(part)) else None
 
 
 def _lent(array: Any) -> Any:
@@ -192,25 +220,25 @@ def _locked(array: np.ndarray | None) -> bool:
     """Whether an array's memory is page-locked, done now and undone when it goes."""
     if array is None or array.nbytes < LOCKED:
         return False
+    import cupy
+
     number = id(array)
     kept = _known.get(number)
     if kept is None or kept[0]() is not array:
         locked = _lock(array.ctypes.data, array.nbytes)
-        kept = weakref.ref(array, functools.partial(_gone, number, array.ctypes.data)), locked
+        kept = weakref.ref(array, functools.partial(_gone, number, array.ctypes.data, cupy.cuda.runtime.hostUnregister)), locked
         _known[number] = kept
     return kept[1]
 
 
-def _gone(number: int, at: int, gone: Any) -> None:
+def _gone(number: int, at: int, unlock: Callable[[int], None], gone: Any) -> None:
     """An array goes; its memory does just after this."""
     kept = _known.get(number)
     if kept is None or kept[0] is not gone:
         return
     del _known[number]
     if kept[1]:
-        import cupy
-
-        cupy.cuda.runtime.hostUnregister(at)
+        unlock(at)
 
 
 def _lock(at: int, size: int) -> bool:

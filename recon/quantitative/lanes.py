@@ -212,6 +212,7 @@ class Lanes:
         gather: Callable[[Span], Any],
         compute: Callable[[Span, Any], tuple[Any, Any]],
         store: Callable[[Span, list[np.ndarray]], None] = lambda span, results: None,
+        into: Callable[[Span], list[np.ndarray]] | None = None,
     ) -> list[Any]:
         """Every block once through a device, block n through device n modulo their number.
 
@@ -220,6 +221,7 @@ class Lanes:
             gather: a block's arrays, parts of those of the volume, nested as one likes.
             compute: of tensors, nested the same; returns a list of tensors for `store` and nested tensors of a few numbers.
             store: keeps a block's results on the host. It must not write what `gather` reads, except of the same block.
+            into: parts of arrays that the results are copied to, for `store` to see there; otherwise to new ones.
 
         Returns:
             The numbers of each block, as arrays, in the order of the blocks, whatever the order in which they were ready.
@@ -227,13 +229,13 @@ class Lanes:
         count = len(self.devices)
         with self._timed("wall"):
             if count == 1:
-                return self._lane(0, spans, gather, compute, store)
+                return self._lane(0, spans, gather, compute, store, into)
             pools = [self._pools[n][0] for n in range(count)]
-            parts = [pool.submit(self._lane, n, spans[n::count], gather, compute, store) for n, pool in enumerate(pools)]
+            parts = [pool.submit(self._lane, n, spans[n::count], gather, compute, store, into) for n, pool in enumerate(pools)]
             results = [part.result() for part in parts]
         return [results[n % count][n // count] for n in range(len(spans))]
 
-    def _lane(self, number: int, spans: Sequence[Span], gather: Any, compute: Any, store: Any) -> list[Any]:
+    def _lane(self, number: int, spans: Sequence[Span], gather: Any, compute: Any, store: Any, into: Any) -> list[Any]:
         import tensorflow as tf
 
         name = self.devices[number]
@@ -251,7 +253,7 @@ class Lanes:
 
         def save(span: Span, lent: list[Any]) -> None:
             with self._timed("down"):
-                store(span, copies.from_device(lent))
+                store(span, copies.from_device(lent, None if into is None else into(span)))
             del held[span, False]
 
         totals, rest = [], iter(spans)
