@@ -55,7 +55,9 @@ class NonCartesianGadget(Gadget):
     density: Literal["auto", "radial", "pipe"] = parameter(
         "auto", help="density compensation: exact for spokes, iterative (Pipe) for any trajectory; auto: radial for spokes"
     )
-    coils: int | None = parameter(None, ge=1, help="compress to at most this many virtual coils; none: keep all")
+    coils: int | None = parameter(
+        None, ge=1, help="compress to at most this many virtual coils (root_sum_of_squares: each frame for itself); none: keep all"
+    )
     map_bandwidth: float = parameter(
         0.2, gt=0, le=1, help="radius of the centre of k-space that sensitivity maps are made from, as a fraction of the whole"
     )
@@ -193,9 +195,10 @@ class Reconstruction:
         first = int(header["discard_pre"])
         data = acquisition.data[:, first : first + len(trajectory)]
         readout = Readout(header, data, trajectory, acquisition.received)
-        if self._resident and _sum_is_finite(data):
+        resident = self._resident and not self._reduces(len(data))
+        if resident and _sum_is_finite(data):
             readout.resident = self._put(data)
-        if self._resident and self._gathers and not calibration:
+        if resident and self._gathers and not calibration:
             self._gathered.add(readout)
             _ = readout.key  # made now, while the frame is still being measured
         if space not in self._grids:
@@ -204,6 +207,10 @@ class Reconstruction:
         if calibrating and readout.series.place not in self.maps:
             self._calibration.setdefault(readout.series.place, []).append(readout)
         return None if calibration else readout
+
+    def _reduces(self, channels: int) -> bool:
+        """Whether a root of the sum of squares is of fewer virtual coils than there are channels."""
+        return self.gadget.method == "root_sum_of_squares" and self.gadget.coils is not None and self.gadget.coils < channels
 
     def _put(self, data: np.ndarray) -> Any:
         try:
@@ -334,6 +341,7 @@ class Reconstruction:
 
     def _solve(self, samples: Samples, place: Place) -> np.ndarray:
         """Image ``[*grid.shape]`` of a k-space, as an orthonormal transform gives it."""
+        from recon.coils import CoilCompressor
         from recon.compressed_sensing import l1_wavelet, total_variation
         from recon.gridded_magnitude import gridded_magnitude
         from recon.sense import cg_sense, gridding
@@ -342,6 +350,9 @@ class Reconstruction:
         data, trajectory, weights = samples.data, samples.trajectory, samples.weights
         image: np.ndarray
         if gadget.method == "root_sum_of_squares":
+            if self._reduces(len(data)):
+                # By itself: there are no maps that have to agree, and so the image depends on no other frame.
+                data = _mixed(CoilCompressor.fit(data, gadget.coils).matrix.astype(np.complex64), data)
             image = gridded_magnitude(data, trajectory, weights, self._grids[place[0]].shape)
             return image
         maps = self.maps[place]

@@ -35,7 +35,7 @@ def chains(scan: Path, also: Sequence[Path]) -> dict[str, tuple[str, dict[str, s
     kind = "spiral" if "spiral" in scan.name else "radial"
     plain = f"{kind}_realtime.xml"
     found: dict[str, tuple[str, dict[str, str]]] = {
-        "gridding, root of sum of squares": (plain, {"method": "root_sum_of_squares"}),
+        "gridding, root of sum of squares": (plain, {"method": "root_sum_of_squares", "coils": ""}),
         "gridding, sensitivity maps": (plain, {"method": "gridding"}),
         "CG-SENSE": (plain, {}),
     }

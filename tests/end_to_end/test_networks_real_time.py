@@ -45,7 +45,8 @@ def score(truth: Truth, config: str, weights: str | None = None, **parameters: s
 
 def without_networks(truth: Truth, kind: str) -> tuple[Score, Score]:
     """Gridding and CG-SENSE."""
-    return score(truth, f"{kind}_realtime.xml", method="root_sum_of_squares"), score(truth, f"{kind}_realtime.xml")
+    config = f"{kind}_realtime.xml"
+    return score(truth, config, method="root_sum_of_squares", coils=""), score(truth, config)
 
 
 @pytest.fixture(scope="module")

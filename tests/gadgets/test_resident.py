@@ -83,6 +83,19 @@ def test_samples_whose_sum_overflows_take_the_long_way(scan: simulate.Scan, gpu:
     assert all(np.isfinite(one).all() for one in found)
 
 
+@pytest.fixture(scope="module")
+def of_two_coils(scan: simulate.Scan) -> list[np.ndarray]:
+    return pixels(scan, coils=2)
+
+
+def test_virtual_coils_take_the_long_way(
+    scan: simulate.Scan, of_two_coils: list[np.ndarray], gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gathered, "add", lambda self, readout: pytest.fail("nothing is to be gathered"))
+    for one, other in zip(pixels(scan, coils=2), of_two_coils, strict=True):
+        assert relative_error(other, one) < 2e-3
+
+
 def test_what_does_not_fit_is_computed_from_the_host(
     scan: simulate.Scan, expected: list[np.ndarray], gpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
