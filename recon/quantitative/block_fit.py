@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,16 @@ import numpy as np
 from recon import device
 from recon.arrays import real_dtype
 from recon.cache import Cache
+from recon.quantitative.block_passes import passes
 from recon.quantitative.block_replicas import BlockReplicas, Ended
 from recon.quantitative.blocks import BlockPrimalDual, Halves, HostProblem
 from recon.quantitative.graphs import graph
-from recon.quantitative.irgn import DERIVATIVE, ENERGY, SLICE, RegularisedFit, Step, settled, squares, start_values
+from recon.quantitative.irgn import DERIVATIVE, ENERGY, SLICE, RegularisedFit, Step, settled, start_values
 from recon.quantitative.lanes import Blocks, Lanes, Span, Volumes
-from recon.quantitative.linearised import PrimalDual, moments, spectrum
+from recon.quantitative.linearised import PrimalDual
 from recon.quantitative.model import ModelError, SignalModel
-from recon.quantitative.pixelwise import COMPILED, fit_pixelwise, with_fields
-from recon.quantitative.real_unknowns import Components, covariance, gradient, normal_matrix
+from recon.quantitative.pixelwise import COMPILED, fit_pixelwise
+from recon.quantitative.real_unknowns import Components
 from recon.quantitative.regularisers import JointWavelet, build
 from recon.quantitative.settings import Settings
 from recon.quantitative.slices import SliceData
@@ -74,7 +76,6 @@ class BlockFit:
         weights: np.ndarray | None,
         start: np.ndarray | None,
     ) -> None:
-
         if len(data.rhs) != model.contrasts:
             raise ModelError(f"{model.name} has {model.contrasts} contrasts, the data {len(data.rhs)}")
         self.settings, self.data, self.lanes = settings, data, lanes
@@ -113,10 +114,8 @@ class BlockFit:
         self.norm = DERIVATIVE * np.sqrt(shares / len(model.unknowns))
         self.fields = {name: _spread(values, data.voxels) for name, values in self.model.fields.items()}
         self.arrays: list[np.ndarray] = []
-        # Eigenvalues are the CPU's work, and models are traced quickly: compiling pays for the iterations only.
-        self._evaluate_block, self._linearise_block, self._covariance_block = (
-            graph(one) for one in (self._evaluated, self._linearised, self._spread_of)
-        )
+        self.passes = passes(self.model, data, settings)
+        self.numbers = self.real.type(self.scale), self.real.type(self.energy)
 
     def run(self, callback: Callable[[Step], None]) -> RegularisedFit:
         settings = self.settings
@@ -161,14 +160,12 @@ class BlockFit:
 
     def images(self, rhs: np.ndarray) -> np.ndarray:
         """Least-squares images of data `rhs`, as `DataTerm.images`."""
-
         data = self.data
         if data.pointwise:
             images = self.volumes.zeros(rhs.shape, self.dtype)
             bound = np.broadcast_to(data.bound, rhs.shape)
             np.divide(rhs, bound, out=images, where=bound > 0)
             return images
-        gram = graph(lambda x, operands: self._gram(x, None, operands))
 
         def apply(x: np.ndarray) -> np.ndarray:
             result = np.empty_like(x)
@@ -179,11 +176,17 @@ class BlockFit:
             def gather(span: Span) -> Any:
                 return span.own(x), [span.own(one) for one in data.operands]
 
-            self.lanes.sweep(self.spans, gather, lambda span, given: ([gram(*given)], ()), store)
+            self.lanes.sweep(self.spans, gather, lambda span, given: ([self._gram(*given)], ()), store)
             return result
 
         images = conjugate_gradient(apply, rhs, _IMAGE_ITERATIONS)
         return np.asarray(images, self.dtype)
+
+    @cached_property
+    def _gram(self) -> Any:
+        gram = self.data.gram
+        assert gram is not None
+        return graph(lambda x, operands: gram(x, *operands))
 
     def _start(self, images: np.ndarray) -> np.ndarray:
         """`irgn.start_values`, by blocks."""
@@ -206,7 +209,10 @@ class BlockFit:
             self.parameters[:, span.first : span.last] = results[0]
             self.volumes.release()
 
-        totals: list[Any] = self.lanes.sweep(self.spans, self._gather, lambda span, given: self._evaluate_block(given), store)
+        def compute(span: Span, given: Any) -> Any:
+            return self.passes.evaluate(given, self.numbers[0])
+
+        totals: list[Any] = self.lanes.sweep(self.spans, self._gather, compute, store)
         norms = np.sqrt(np.sum([one for one, _ in totals], 0))
         cost = 0.5 * self.energy * (float(sum(one for _, one in totals)) + self.data.energy)
         return cost, norms
@@ -224,7 +230,7 @@ class BlockFit:
                 array[..., span.first : span.last, :, :] = result
             self.volumes.release()
 
-        totals = self.lanes.sweep(self.spans, self._gather, lambda span, given: self._linearise_block(given, rows), store)
+        totals = self.lanes.sweep(self.spans, self._gather, lambda span, given: self.passes.linearise(given, rows, *self.numbers), store)
         strongest, energies, largest = np.transpose(totals)
         if not self.settings.precond:
             # One number for all voxels: each block knew only its own.
@@ -242,7 +248,7 @@ class BlockFit:
         def store(span: Span, results: list[np.ndarray]) -> None:
             result[:, :, span.first : span.last] = results[0] * self.units[:, None] * self.units[None]
 
-        self.lanes.sweep(self.spans, self._gather, lambda span, given: ([self._covariance_block(given, variance)], ()), store)
+        self.lanes.sweep(self.spans, self._gather, lambda span, given: ([self.passes.covariance(given, variance)], ()), store)
         return result
 
     def _gather(self, span: Span) -> Any:
@@ -250,46 +256,6 @@ class BlockFit:
         fields = {name: span.own(values) for name, values in self.fields.items()}
         arrays = [span.own(one) for one in (self.parameters, data.rhs, data.bound, data.diagonal)]
         return arrays, fields, [span.own(one) for one in data.operands]
-
-    # -- within the graphs, on one block -----------------------------------------------------------------------------
-
-    def _evaluated(self, given: Any) -> Any:
-        import tensorflow as tf
-
-        (parameters, rhs, bound, _), fields, operands = given
-        parameters = self.model.constrain(parameters)
-        signal, jacobian = with_fields(self.model, fields).jacobian(parameters)
-        signal *= tf.cast(self.scale, signal.dtype)
-        inner = tf.math.conj(signal) * (self._gram(signal, bound, operands) - 2 * rhs)
-        return [parameters], (squares(jacobian), tf.reduce_sum(tf.cast(tf.math.real(inner), tf.float64)))
-
-    def _linearised(self, given: Any, rows: Any) -> Any:
-        import tensorflow as tf
-
-        (parameters, rhs, bound, _), fields, operands = given
-        signal, jacobian = with_fields(self.model, fields).jacobian(parameters)
-        pulled = self.scale * (self.scale * self._gram(signal, bound, operands) - rhs)
-        columns = [
-            column * tf.cast(row, column.dtype) for column, row in zip(self.components.columns(jacobian), tf.unstack(rows), strict=True)
-        ]
-        factor = tf.constant(self.energy, self.real)
-        curvature = factor * self.scale**2 * normal_matrix(columns, bound)
-        values, vectors = spectrum(curvature, self.settings)
-        results = [self.components.split(parameters) / rows, factor * gradient(columns, pulled), curvature, values, vectors]
-        if not self.data.pointwise:
-            results.append(tf.stack(columns) * tf.cast(np.sqrt(self.energy * self.scale**2), self.dtype))
-        numbers = [tf.cast(one, tf.float64) for one in (*moments(values), tf.reduce_max(values))]
-        return results, tf.stack(numbers)
-
-    def _spread_of(self, given: Any, variance: Any) -> Any:
-        (parameters, _, _, diagonal), fields, _ = given
-        columns = self.components.columns(with_fields(self.model, fields).jacobian(parameters)[1])
-        return covariance(self.components, self.components.split(parameters), normal_matrix(columns, diagonal), variance)
-
-    def _gram(self, x: Any, bound: Any, operands: Any) -> Any:
-        import tensorflow as tf
-
-        return x * tf.cast(bound, x.dtype) if self.data.gram is None else self.data.gram(x, *operands)
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 

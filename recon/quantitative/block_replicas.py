@@ -10,11 +10,8 @@ import numpy as np
 
 from recon.quantitative import replicas
 from recon.quantitative.blocks import HostProblem
-from recon.quantitative.graphs import graph
 from recon.quantitative.irgn import vague
 from recon.quantitative.lanes import Span
-from recon.quantitative.pixelwise import with_fields
-from recon.quantitative.real_unknowns import apply_matrix, gradient
 
 if TYPE_CHECKING:
     from recon.quantitative.block_fit import BlockFit
@@ -55,7 +52,6 @@ class BlockReplicas:
         self.noise = zeros(fit.data.rhs.shape, fit.dtype)
         # From below and from above.
         self.solutions = zeros((2, fit.settings.replicas, *found.shape), fit.real)
-        self._redraw = graph(self._redrawn)
 
     def covariance(self, iterations: int) -> np.ndarray:
         """The covariance of `replicas.scattered`, of a fit that took so many inner iterations."""
@@ -93,8 +89,7 @@ class BlockReplicas:
             self.slope[:, span.first : span.last], self.shift[:, span.first : span.last] = results
             fit.volumes.release()
 
-        numbers = [fit.real.type(one) for one in (fit.energy, fit.scale)]
-        fit.lanes.sweep(fit.spans, gather, lambda span, given: (self._redraw(given, self.rows, *numbers), ()), store)
+        fit.lanes.sweep(fit.spans, gather, lambda span, given: (fit.passes.redraw(given, self.rows, *fit.numbers), ()), store)
 
     def _vague(self, span: Span) -> np.ndarray:
         """Components that an unregularised fit of a block would leave undetermined, bool `[component, *voxels]`."""
@@ -103,27 +98,6 @@ class BlockReplicas:
             deviation = np.sqrt(np.einsum("uu...->u...", span.own(self.bound)))
         unsure = vague(fit.model, span.own(fit.parameters) * fit.units, deviation)
         return np.stack([unsure[n] for n, _ in fit.components.table])
-
-    def _redrawn(self, given: Any, rows: Any, energy: Any, scale: Any) -> list[Any]:
-        """Gradient and shift of one block, see `replicas.redrawn`."""
-        import tensorflow as tf
-
-        (origin, curvature, found, parameters, bound), unsure, fields, columns, (noise, *images), operands = given
-        data, components = self.fit.data, self.fit.components
-        moved = found - origin
-        if data.gram is None:
-            bent = apply_matrix(curvature, moved)
-            image = noise * tf.cast(tf.math.divide_no_nan(tf.ones_like(bound), bound), noise.dtype)
-        else:
-            bent = gradient(
-                tf.unstack(columns[0]), data.gram(tf.reduce_sum(columns[0] * tf.cast(moved, noise.dtype)[:, None], 0), *operands)
-            )
-            image = images[0]
-        jacobian = with_fields(self.fit.model, fields).jacobian(parameters)[1]
-        pairs = zip(components.columns(jacobian), tf.unstack(rows), strict=True)
-        own = [column * tf.cast(scale * row, column.dtype) for column, row in pairs]
-        shift = tf.where(unsure, tf.zeros_like(moved), replicas.least_squares(own, image))
-        return [-bent - energy * gradient(own, noise), shift]
 
     def _restart(self, share: float) -> None:
         """Where the fit ended, its unknowns moved by a share of the shift."""

@@ -18,6 +18,7 @@ from recon.fourier import fftc
 from recon.nufft import Nufft
 from recon.phantoms import birdcage_coils
 from recon.quantitative import data_term, replicas, slices
+from recon.quantitative.block_passes import passes
 from recon.quantitative.blocks import Halves
 from recon.quantitative.copies import Staging
 from recon.quantitative.data_term import DataTerm
@@ -81,6 +82,19 @@ def test_blocks_equal_the_whole_volume(images: np.ndarray, tgv: RegularisedFit, 
     assert min(times.bytes_up, times.bytes_down) > told[-1].iterations * 12 * images[0].size * 4
     if blocks != Blocks(2, ahead=1):
         assert times.hidden == pytest.approx(0, abs=0.05)  # nothing at the same time
+
+
+def test_graphs_serve_the_next_volume(images: np.ndarray) -> None:
+    """Which has other numbers: three times the signal is three times M0."""
+    model, settings = FlipAngles(), Settings("TGV", **{**STEPS, "max_gn_it": 1})
+    first = fit(model, slices.images(images), settings, block_slices=4)
+    graphs = passes(model, slices.images(images), settings)
+    traced = graphs.evaluate.experimental_get_tracing_count()
+    assert traced > 0
+    second = fit(model, slices.images(3 * images), settings, block_slices=4)
+    assert graphs.evaluate.experimental_get_tracing_count() == traced
+    for one, other, factor in zip(first.parameters, second.parameters, (3, 1), strict=True):
+        assert np.abs(factor * one - other).max() <= 1e-4 * np.abs(other).max()
 
 
 def test_slices_alone_differ(images: np.ndarray, tgv: RegularisedFit) -> None:
