@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from recon.networks.denoiser import Denoiser
 
 Series = tuple[int, ...]
+SIGNED = (ImageType.PHASE, ImageType.REAL, ImageType.IMAG)
+"""Types of image whose sign matters; it would be lost."""
 
 
 class NetworkDenoise(Gadget):
@@ -110,6 +112,9 @@ class NetworkDenoise(Gadget):
         resident = image.resident.array if image.resident is not None and denoiser.on_gpu else None
         if resident is not None and resident.shape[0] == 1 and denoiser.takes(resident.shape[-2:]):
             return resident[0]  # magnitudes made of finite samples
+        if image.header["image_type"] in SIGNED:
+            marks.failed(image.meta, "the network is for magnitudes, not for images of phase, real or imaginary part")
+            return None
         data = image.data
         if data.shape[0] != 1 or not denoiser.takes(data.shape[-2:]):
             size = " x ".join(map(str, data.shape))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from recon import device
+from recon.cache import Cache
 
 KEPT = 8
 """Sizes for which compiled functions are kept."""
@@ -23,7 +24,8 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any], network: Any) -> None:
         self._function, self._can_compile = function, hasattr(network, "weights")
-        self._compiled: dict[tuple[tuple[int, ...], ...], Callable[..., Any]] = {}
+        self._compiled: Cache[Callable[..., Any]] = Cache(KEPT)
+        self._warmed: set[tuple[tuple[int, ...], ...]] = set()
 
     @property
     def on_gpu(self) -> bool:
@@ -41,26 +43,24 @@ class Compiled:
 
     def warm(self, *shapes_and_types: tuple[tuple[int, ...], type]) -> None:
         """On a GPU compile for arrays of these shapes and element types and run once; XLA takes a minute. On a CPU do nothing."""
-        if device.use_gpu():
-            arrays: list[np.ndarray] = [np.zeros(shape, dtype) for shape, dtype in shapes_and_types]
-            if tuple(array.shape for array in arrays) not in self._compiled:
-                self(*arrays)
+        key = tuple(tuple(shape) for shape, _ in shapes_and_types)
+        if device.use_gpu() and key not in self._warmed:
+            self(*(np.zeros(shape, dtype) for shape, dtype in shapes_and_types))
+            self._warmed.add(key)
 
     def _for(self, *arrays: Any) -> Callable[..., Any]:
         shapes = tuple(tuple(array.shape) for array in arrays)
-        if shapes not in self._compiled:
-            if len(self._compiled) >= KEPT:
-                self._compiled.clear()
-            self._compiled[shapes] = self._compile(arrays) if self._can_compile else self._function
-        return self._compiled[shapes]
+        return self._compiled.get(shapes, lambda: self._compile(arrays) if self._can_compile else self._function)
 
     def _compile(self, arrays: tuple[Any, ...]) -> Callable[..., Any]:
         import tensorflow as tf
 
         signature = [tf.TensorSpec(array.shape, tf.as_dtype(array.dtype)) for array in arrays]
         # For a GPU only: on a CPU XLA was seen to compile for 20 s what starts within 4 s without it (a step of training).
-        function: Callable[..., Any] = tf.function(self._function, input_signature=signature, jit_compile=device.use_gpu())
+        function: Any = tf.function(self._function, input_signature=signature, jit_compile=device.use_gpu())
+        function._omit_frequent_tracing_warning = True  # one for each size, on purpose
         if not device.use_gpu():
-            return function
-        concrete = function.get_concrete_function()  # type: ignore[attr-defined]  # half the time of a call, which counts on a GPU
+            made: Callable[..., Any] = function
+            return made
+        concrete = function.get_concrete_function()  # half the time of a call, which counts on a GPU
         return lambda *given: concrete(*map(tf.convert_to_tensor, given))

@@ -14,8 +14,9 @@ import numpy as np
 from recon.arrays import Array
 from recon.hand_over import Buffer
 from recon.networks.compiled import KEPT, Compiled
+from recon.networks.named import multiple
 from recon.networks.normalization import min_max, window_scale
-from recon.networks.weights import Architecture, WeightsError, catalogue, load, load_file
+from recon.networks.weights import Architecture, WeightsError, catalogue, load, load_file, written
 
 if TYPE_CHECKING:
     from recon.networks.recorded import RecordedFastDVDnet
@@ -131,6 +132,8 @@ class Denoiser:
             result = tf.transpose(tf.convert_to_tensor(self.network(tf.transpose(inputs, [0, 3, 1, 2]))), [0, 2, 3, 1])
         else:
             result = tf.convert_to_tensor(self.network(inputs))
+        if result.shape[-1] not in (1, None):
+            raise ValueError(f"it gives {result.shape[-1]} channels where the image should be one")
         return (tf.cast(result, tf.float32) * scale + shift)[..., 0]
 
 
@@ -142,15 +145,14 @@ def denoiser(
     Args:
         weights: name, or path.
         network: kind that a file of weights alone belongs to.
-        frames: of a window; None takes the catalogue's, for files 5 for FastDVDnet and 1 otherwise.
+        frames: of a window; None takes the catalogue's, or what a file's whole model says, 5 for FastDVDnet's weights, else 1.
         scaling: None takes the catalogue's, for files "window".
         layout: of the input of a file's whole model, see `Denoiser`.
 
     Raises:
         WeightsError: see `recon.networks.weights`; or a network that does not take windows of magnitude images.
     """
-    path = Path(weights)
-    return _denoiser(weights, network, frames, scaling, layout, path.stat().st_mtime_ns if path.exists() else 0)
+    return _denoiser(weights, network, frames, scaling, layout, written(weights))
 
 
 @lru_cache(maxsize=4)
@@ -166,10 +168,18 @@ def _denoiser(weights: str, network: str | None, frames: int | None, scaling: st
     if "/" not in weights and Path(weights).suffix == "":
         load(weights)  # says which names there are
     architecture = None if network is None else Architecture(kind=network)
-    count = frames or (5 if network == "FastDVDnet" else 1)
-    built = load_file(Path(weights), architecture, (None, None, None, count))
-    multiple = 4 if architecture is None else _multiple(architecture)
-    return Denoiser(Path(weights).name, built, count, scaling or "window", multiple, layout)
+    given = frames or (5 if network == "FastDVDnet" else 1)
+    built = load_file(Path(weights), architecture, (None, None, None, given))
+    count = frames or (given if architecture is not None else _seen(built, layout))
+    sizes = multiple(built) if architecture is None else _multiple(architecture)
+    return Denoiser(Path(weights).name, built, count, scaling or "window", sizes, layout)
+
+
+def _seen(model: Any, layout: str) -> int:
+    """Frames that a whole model of Keras sees at once; 1 for one that does not say."""
+    shape = getattr(model, "input_shape", None)
+    channels = shape[1 if layout == "frames_first" else -1] if isinstance(shape, tuple) and len(shape) == 4 else None
+    return channels if isinstance(channels, int) else 1
 
 
 def _multiple(architecture: Architecture) -> int:

@@ -194,6 +194,36 @@ def test_images_that_do_not_fit_go_out_marked(small: str) -> None:
     assert context.counts["images not made by the network"] == 2
 
 
+@pytest.mark.parametrize("kind", [ImageType.PHASE, ImageType.REAL, ImageType.IMAG])
+def test_images_with_a_sign_go_out_as_they_are(kind: ImageType, small: str) -> None:
+    phase = image(series(1)[0] - 0.5)
+    phase.header["image_type"] = kind
+    (found,) = run([NetworkDenoise(weights=small, frames=5)], [phase], Context())
+    assert isinstance(found, Image)
+    assert (found.header["image_type"], found.data.min() < 0) == (kind, True)
+    assert "for magnitudes, not for images of phase" in str(found.meta["NetworkFailed"])
+
+
+def test_a_network_of_two_channels_and_one_of_any_size(tmp_path: Path) -> None:
+    for channels in (1, 2):
+        keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(channels, 3, padding="same")]).save(
+            tmp_path / f"{channels}.keras"
+        )
+    items = list(run([NetworkDenoise(weights=str(tmp_path / "1.keras"))], [image(series(1, (15, 7))[0])], Context()))
+    assert "NetworkFailed" not in items[0].meta  # type: ignore[attr-defined]
+    items = list(run([NetworkDenoise(weights=str(tmp_path / "2.keras"))], [image(series(1)[0])], Context()))
+    assert "gives 2 channels where the image should be one" in str(items[0].meta["NetworkFailed"])  # type: ignore[attr-defined]
+
+
+def test_a_whole_model_says_how_many_frames_it_sees(tmp_path: Path) -> None:
+    keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(1, 1, kernel_initializer="ones")]).save(tmp_path / "sum.keras")
+    frames = series(4)
+    items = list(run([NetworkDenoise(weights=str(tmp_path / "sum.keras"), scaling="none")], [image(one) for one in frames], Context()))
+    assert len(items) == 2
+    for n, item in enumerate(items):
+        assert np.allclose(item.data[0, 0], np.abs(frames[n : n + 3]).sum(0), rtol=1e-5)  # type: ignore[attr-defined]
+
+
 def test_weights_that_are_not_there(tmp_path: Path) -> None:
     for weights, message in (
         ("hyperslice_published", "states no licence; give the path of your own copy"),
