@@ -109,3 +109,8 @@ def through_numpy(function: Callable[..., np.ndarray]) -> Callable[..., Array]:
         return function(np.asarray(array), *args, **kwargs)
 
     return wrapper
+
+
+def phaseless(images: np.ndarray) -> bool:
+    """Whether images are magnitudes or other real numbers, also as complex ones: half as many data, with noise in the real part alone."""
+    return not np.iscomplexobj(images) or (not images.imag.any() and bool(images.any()))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from recon import device, nufft
-from recon.arrays import complex_dtype, real_dtype
+from recon.arrays import complex_dtype, phaseless, real_dtype
 from recon.cache import Cache
 from recon.fourier import ifftc
 from recon.operators.fourier import ToeplitzGram, convolve_tensor
@@ -61,7 +61,7 @@ class DataTerm:
         diagonal: about the diagonal of E^H E, of the shape of `bound`: what a voxel's own signal contributes.
         pointwise: E^H E is the product with D.
         energy: |d|^2.
-        samples: number of complex samples, or the sum of their weights: |n|^2 of noise n of variance 1 on average.
+        samples: number of complex samples, or the sum of their weights: |n|^2 of noise n of variance 1 on average. Real ones are half.
         graph: the Gram operator runs within TensorFlow (and XLA), not through Python.
         noise: draws E^H n of such noise, complex `[contrast, *voxels]`; None where it cannot be drawn.
     """
@@ -126,13 +126,15 @@ def from_images(images: np.ndarray, weights: np.ndarray | None = None) -> DataTe
     import tensorflow as tf
 
     images = _finite(np.asarray(images))
+    real = phaseless(images)
     images = images.astype(complex_dtype(images))
     shape = (1,) * images.ndim if weights is None else np.shape(weights)
     bound = tf.constant(np.ones(shape) if weights is None else np.asarray(weights), real_dtype(images.dtype))
     complex_bound = tf.cast(bound, images.dtype)
     energy = float(np.sum(np.abs(images) ** 2 * bound.numpy(), dtype=np.float64))
-    noise = partial(pointwise_noise, bound.numpy(), images.shape, images.dtype)
-    return DataTerm(tf.constant(images) * complex_bound, lambda x: x * complex_bound, bound, bound, True, energy, images.size, noise=noise)
+    noise = partial(pointwise_noise, bound.numpy(), images.shape, images.dtype, real=real)
+    samples = images.size / 2 if real else images.size
+    return DataTerm(tf.constant(images) * complex_bound, lambda x: x * complex_bound, bound, bound, True, energy, samples, noise=noise)
 
 
 def cartesian(kspace: np.ndarray, maps: np.ndarray, mask: np.ndarray | None = None) -> DataTerm:
@@ -282,10 +284,11 @@ def from_operator(operator: LinearOperator, data: np.ndarray) -> DataTerm:
     return DataTerm(rhs, gram, bound, bound * (mean / largest), False, energy, data.size, noise=noise)
 
 
-def pointwise_noise(bound: np.ndarray, shape: Sequence[int], dtype: Any, random: np.random.Generator) -> np.ndarray:
-    """E^H n where E^H E is the product with `bound`; see `DataTerm.noise`."""
-    drawn: np.ndarray = np.sqrt(bound) * white(shape, dtype, random)
-    return drawn
+def pointwise_noise(bound: np.ndarray, shape: Sequence[int], dtype: Any, random: np.random.Generator, real: bool = False) -> np.ndarray:
+    """E^H n where E^H E is the product with `bound`; see `DataTerm.noise`. `real`: of images without imaginary parts."""
+    drawn = white(shape, dtype, random)
+    result: np.ndarray = np.sqrt(bound) * (drawn.real.astype(dtype) if real else drawn)
+    return result
 
 
 def white(shape: Sequence[int], dtype: Any, random: np.random.Generator) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from recon.arrays import phaseless
 from recon.quantitative.model import Map, ModelError, SignalModel
 from recon.quantitative.pixelwise import map_deviations
 
@@ -12,7 +13,7 @@ _SINGULAR = 1e-12
 
 
 def noise_variance(model: SignalModel, parameters: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """E|n|^2 of complex noise in each voxel, from the residual of a fit, ``[*voxels]``.
+    """E|n|^2 of complex noise in each voxel, from the residual of a fit, ``[*voxels]``; of real images twice that of their noise.
 
     Args:
         parameters: fitted unknowns ``[unknown, *voxels]``.
@@ -22,7 +23,8 @@ def noise_variance(model: SignalModel, parameters: np.ndarray, images: np.ndarra
         ModelError: as many real unknowns as real data; the residual says nothing then.
     """
     model = model.adapted(images)
-    freedom = 2 * model.contrasts - sum(1 if unknown.real else 2 for unknown in model.unknowns)
+    parts = 1 if phaseless(images) else 2
+    freedom = parts * model.contrasts - sum(1 if unknown.real else parts for unknown in model.unknowns)
     if freedom <= 0:
         raise ModelError(f"{model.name}: {model.contrasts} contrasts leave no residual to tell the noise by; give its variance")
     residual = np.asarray(model(parameters)) - images

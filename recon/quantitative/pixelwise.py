@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recon import device
-from recon.arrays import complex_dtype, real_dtype
+from recon.arrays import complex_dtype, phaseless, real_dtype
 from recon.cache import Cache
 from recon.quantitative.graphs import graph
 from recon.quantitative.model import Map, ModelError, SignalModel
@@ -113,7 +113,7 @@ def fit_pixelwise(
     chosen = np.flatnonzero(mask)
     size = min(batch, len(chosen))
     fields = flat_fields(model, voxels)
-    run = _program(model, magnitude, len(chosen) > COMPILED or device.use_gpu() if compiled is None else compiled, size)
+    run = _program(model, magnitude, phaseless(images), len(chosen) > COMPILED or device.use_gpu() if compiled is None else compiled, size)
     flat_images, flat_begin = scaled.reshape(len(scaled), -1), begin.astype(dtype).reshape(len(begin), -1)
     count = len(model.unknowns)
     parameters = np.full((count, mask.size), np.nan, dtype)
@@ -146,23 +146,30 @@ def map_deviations(model: SignalModel, parameters: np.ndarray, covariance: np.nd
         covariance: `[unknown, unknown, *voxels]`, see `PixelwiseFit`.
         step: of the differences, relative to the unknown or, where that is small, its standard deviation.
     """
+    parameters = np.asarray(parameters, np.complex128)
     base = model.maps(parameters)
     slopes: dict[str, list[np.ndarray]] = {name: [] for name in base}
     for n in range(len(parameters)):
         size = np.abs(parameters[n])
         deviation = np.sqrt(covariance[n, n])
         length = (
-            step * np.maximum(size, np.where(np.isfinite(deviation), np.minimum(deviation, 1e3 * size + 1), 0)) + np.finfo(np.float32).tiny
+            step * np.maximum(size, np.where(np.isfinite(deviation), np.minimum(deviation, 1e3 * size + 1), 1)) + np.finfo(np.float32).tiny
         )
-        moved = parameters.astype(np.complex128)
+        moved = parameters.copy()
         # Along the phase of the unknown: the covariance is that of the magnitude.
         moved[n] += length * np.where(size > 0, parameters[n] / np.where(size > 0, size, 1), 1)
         with np.errstate(all="ignore"):
             for name, one in model.maps(moved).items():
                 slopes[name].append((np.abs(one.values) - np.abs(base[name].values)) / length)
+    lost = np.isinf(np.einsum("uu...->u...", covariance))
+    known = np.where(np.isinf(covariance), 0, covariance)
+    found = {}
     with np.errstate(all="ignore"):
-        variances = {name: np.einsum("u...,uw...,w...->...", rows, covariance, rows) for name, rows in slopes.items()}
-        return {name: Map(np.sqrt(values), base[name].unit) for name, values in variances.items()}
+        for name, rows in slopes.items():
+            deviation = np.sqrt(np.einsum("u...,uw...,w...->...", rows, known, rows))
+            # What is undetermined says nothing of the maps that do not depend on it.
+            found[name] = Map(np.where((lost & (np.array(rows) != 0)).any(0), np.inf, deviation), base[name].unit)
+    return found
 
 
 def with_fields(model: SignalModel, fields: dict[str, Any]) -> SignalModel:
@@ -208,7 +215,7 @@ def flat_fields(model: SignalModel, voxels: tuple[int, ...]) -> dict[str, np.nda
 _programs: Cache[Any] = Cache(16)
 
 
-def _program(model: SignalModel, magnitude: bool, compiled: bool, size: int) -> Callable[..., Any]:
+def _program(model: SignalModel, magnitude: bool, real: bool, compiled: bool, size: int) -> Callable[..., Any]:
     """The fit of one batch as a graph, kept for models of the same structure and as many voxels: other shapes round otherwise."""
     import tensorflow as tf
 
@@ -217,11 +224,11 @@ def _program(model: SignalModel, magnitude: bool, compiled: bool, size: int) -> 
         twin = with_fields(model, {})
 
         def run(images: Any, begin: Any, fields: dict[str, Any], iterations: Any, tolerance: Any) -> tuple[Any, ...]:
-            return _fit(with_fields(twin, fields), images, begin, magnitude, iterations, tolerance)
+            return _fit(with_fields(twin, fields), images, begin, magnitude, real, iterations, tolerance)
 
         return graph(run, compiled)
 
-    program = _programs.get((model.structure(), magnitude, compiled, size), make)
+    program = _programs.get((model.structure(), magnitude, real, compiled, size), make)
 
     def call(images: np.ndarray, begin: np.ndarray, fields: dict[str, np.ndarray], iterations: int, tolerance: float) -> Any:
         tensors = {name: tf.constant(field) for name, field in fields.items()}
@@ -230,11 +237,11 @@ def _program(model: SignalModel, magnitude: bool, compiled: bool, size: int) -> 
     return call
 
 
-def _fit(model: SignalModel, images: Any, begin: Any, magnitude: bool, iterations: Any, tolerance: Any) -> tuple[Any, ...]:
+def _fit(model: SignalModel, images: Any, begin: Any, magnitude: bool, real: bool, iterations: Any, tolerance: Any) -> tuple[Any, ...]:
     """Unknowns `[unknown, voxel]`, covariance, residual and convergence of voxels `[contrast, voxel]`."""
     import tensorflow as tf
 
-    problem = _Problem(model, images, magnitude)
+    problem = _Problem(model, images, magnitude, real)
 
     def advance(x: Any, cost: Any, damping: Any, done: Any, matrix: Any, slope: Any) -> tuple[Any, ...]:
         step = problem.step(x, matrix, slope, damping)
@@ -256,7 +263,8 @@ def _fit(model: SignalModel, images: Any, begin: Any, magnitude: bool, iteration
     done = ~tf.math.is_finite(cost)
     state = (x, cost, tf.fill(tf.shape(cost), tf.constant(_FIRST, cost.dtype)), done, matrix, slope)
     x, cost, _, done, matrix, slope = tf.while_loop(lambda *state: ~tf.reduce_all(state[3]), advance, state, maximum_iterations=iterations)
-    variance = cost / problem.freedom if problem.freedom > 0 else tf.fill(tf.shape(cost), tf.constant(np.inf, cost.dtype))
+    freedom = problem.freedom(matrix)
+    variance = tf.where(freedom > 0, cost / tf.maximum(freedom, 1), tf.constant(np.inf, cost.dtype))
     spread = covariance(problem.components, x, matrix, variance)
     count = tf.cast(tf.shape(images)[0], cost.dtype)
     return problem.components.join(x), spread, tf.sqrt(cost / count), done & tf.math.is_finite(cost)
@@ -265,11 +273,21 @@ def _fit(model: SignalModel, images: Any, begin: Any, magnitude: bool, iteration
 class _Problem:
     """Least squares of one batch of voxels in real components `[component, voxel]`."""
 
-    def __init__(self, model: SignalModel, images: Any, magnitude: bool) -> None:
-        self.model, self.magnitude = model, magnitude
+    def __init__(self, model: SignalModel, images: Any, magnitude: bool, real: bool) -> None:
+        self.model, self.magnitude, self.real = model, magnitude, real or magnitude
         self.components = Components(model, imaginary=not magnitude)
         self.images = abs(images) if magnitude else images
-        self.freedom = images.shape[0] * (1 if magnitude else 2) - len(self.components)
+
+    def freedom(self, matrix: Any) -> Any:
+        """Degrees of freedom `[voxel]` that are left of the data, given the normal matrix: unknowns that do not show take none.
+
+        Of real data, the imaginary parts of unknowns only say that there is nothing in that of the signal.
+        """
+        import tensorflow as tf
+
+        rows = [row for row, (_, part) in enumerate(self.components.table) if not (part and self.real)]
+        taken = sum(tf.cast(matrix[row, row] > 0, matrix.dtype) for row in rows)
+        return self.images.shape[0] * (1 if self.real else 2) - taken
 
     def linearise(self, x: Any) -> tuple[Any, Any, Any]:
         """Squared residual `[voxel]`, normal matrix and gradient."""

@@ -80,7 +80,7 @@ class SliceData:
 def images(volume: np.ndarray, weights: np.ndarray | None = None) -> SliceData:
     """Images `[contrast, slice, y, x]` as data; see `data_term.from_images`."""
     data = of_term(data_term.from_images(volume, weights))
-    return replace(data, noise=partial(_pointwise_noise, data.bound))
+    return replace(data, noise=partial(_pointwise_noise, data.bound, data.samples < data.rhs.size))
 
 
 def of_term(term: DataTerm) -> SliceData:
@@ -216,11 +216,13 @@ def _with_gram(data: SliceData, gram: Callable[..., Any], operands: tuple[np.nda
     return replace(data, gram=gram, operands=operands, graph=graph)
 
 
-def _pointwise_noise(bound: np.ndarray, random: np.random.Generator, drawn: np.ndarray) -> None:
+def _pointwise_noise(bound: np.ndarray, real: bool, random: np.random.Generator, drawn: np.ndarray) -> None:
     """As `data_term.pointwise_noise`, of one contrast after another."""
     for part in (drawn.real, drawn.imag):
         for contrast in part:
             contrast[...] = random.standard_normal(contrast.shape, part.dtype)
+    if real:
+        drawn.imag = 0
     for contrast, size in zip(drawn, np.broadcast_to(bound, drawn.shape), strict=True):
         contrast *= np.sqrt(size / 2)
 

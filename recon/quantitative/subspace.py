@@ -15,6 +15,7 @@ import numpy as np
 from recon.cache import Cache
 from recon.quantitative.data_term import DataTerm, as_shared
 from recon.quantitative.graphs import graph
+from recon.quantitative.magnitude import Magnitude
 from recon.quantitative.model import SignalModel
 from recon.quantitative.pixelwise import PixelwiseFit
 from recon.solvers import conjugate_gradient
@@ -74,8 +75,9 @@ def subspace_images(term: DataTerm, basis: np.ndarray, iterations: int = 12) -> 
 
 
 def freedom(model: SignalModel, contrasts: int) -> int:
-    """Degrees of freedom that a fit leaves of so many complex contrasts."""
-    return 2 * contrasts - sum(1 if unknown.real else 2 for unknown in model.unknowns)
+    """Degrees of freedom that a fit leaves of so many contrasts: complex ones, or magnitudes where the model is one of magnitudes."""
+    data = contrasts if isinstance(model, Magnitude) else 2 * contrasts
+    return data - sum(1 if unknown.real else 2 for unknown in model.unknowns)
 
 
 def widened(found: PixelwiseFit, rank: int) -> PixelwiseFit:

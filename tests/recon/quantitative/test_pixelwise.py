@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
+from recon.quantitative.deviations import noise_variance
+from recon.quantitative.magnitude import Magnitude
 from recon.quantitative.model import Map, ModelError, SignalModel
+from recon.quantitative.models.exp_decay import ExpDecay
+from recon.quantitative.models.r2star import R2Star
 from recon.quantitative.pixelwise import fit_pixelwise
 from recon.quantitative.real_unknowns import inverse
 from tests.recon.quantitative.small_models import Decay, FlipAngles, LookLocker, add_noise, tubes
@@ -79,6 +83,30 @@ def test_deviations_are_those_of_many_fits() -> None:
     assert maps["T_sd"].unit == "ms"
     assert np.median(maps["T_sd"].values) == pytest.approx(maps["T"].values.std(), rel=0.07)
     assert np.median(maps["M0_sd"].values) == pytest.approx(spread[0], rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["magnitudes", "signed", "magnitudes as complex", "magnitude option"])
+def test_deviations_of_images_without_phases(kind: str) -> None:
+    """Half as many numbers hold noise: four echoes leave two degrees of freedom, not five."""
+    model = ExpDecay([10, 25, 45, 70])
+    noisy = add_noise(signal(model, np.repeat([[0.9], [1000 / 60]], 4000, 1)), 0.01)
+    images = noisy.real if kind == "signed" else np.abs(noisy).astype(complex if "complex" in kind else float)
+    fit = fit_pixelwise(Magnitude(model) if kind.startswith("magnitudes") else model, images, magnitude=kind == "magnitude option")
+    for name, shown in fit.maps().items():
+        if not name.endswith("_sd"):
+            spread = np.abs(shown.values).std()
+            assert np.sqrt(np.mean(fit.maps()[f"{name}_sd"].values ** 2)) == pytest.approx(spread, rel=0.08), name
+    variance = noise_variance(fit.model, fit.parameters, images)
+    assert variance.mean() == pytest.approx(2e-4, rel=0.05)
+
+
+def test_what_magnitudes_do_not_show_leaves_the_rest_determined() -> None:
+    """T2* has a deviation though B0 has none, and B0 takes no degree of freedom: three echoes leave one."""
+    model = R2Star([3, 9, 20])
+    noisy = np.abs(add_noise(signal(model, np.repeat([[0.9], [1000 / 30], [12]], 4000, 1)), 0.002))
+    maps = fit_pixelwise(Magnitude(model), noisy).maps()
+    assert np.isinf(maps["B0_sd"].values).all()
+    assert np.sqrt(np.mean(maps["T2star_sd"].values ** 2)) == pytest.approx(maps["T2star"].values.std(), rel=0.08)
 
 
 def test_bounds_hold_and_a_start_at_one_is_left_again() -> None:

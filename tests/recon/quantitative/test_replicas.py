@@ -112,6 +112,17 @@ def test_drawn_noise_is_what_the_encoding_makes_of_white_noise(make: Callable[..
     assert np.abs(np.mean(products)) < 4 / np.sqrt(DRAWS) * np.linalg.norm(encode(x))
 
 
+def test_real_images_have_noise_in_one_part_and_count_half() -> None:
+    data = np.random.default_rng(4).standard_normal((5, 1, SIZE, SIZE)).astype(np.float32)
+    for term in (data_term.from_images(data), slices.images(data.astype(np.complex64)).whole()):
+        assert term.noise is not None
+        drawn = term.noise(np.random.default_rng(0))
+        assert not drawn.imag.any()
+        assert np.sum(np.abs(drawn) ** 2) == pytest.approx(term.samples, rel=0.1)
+        # Of noise of variance 1 in the real part, the complex noise that it is a part of has 2.
+        assert term.energy / term.samples == pytest.approx(2, rel=0.1)
+
+
 def test_weights_count_as_samples() -> None:
     """Twice the weight, twice the energy, the same noise."""
     points = spokes(13)
