@@ -195,10 +195,9 @@ class Reconstruction:
         first = int(header["discard_pre"])
         data = acquisition.data[:, first : first + len(trajectory)]
         readout = Readout(header, data, trajectory, acquisition.received)
-        resident = self._resident and not self._reduces(len(data))
-        if resident and _sum_is_finite(data):
+        if self._resident and _sum_is_finite(data):
             readout.resident = self._put(data)
-        if resident and self._gathers and not calibration:
+        if self._resident and self._gathers and not calibration:
             self._gathered.add(readout)
             _ = readout.key  # made now, while the frame is still being measured
         if space not in self._grids:
@@ -369,15 +368,18 @@ class Reconstruction:
 
     def _gridded_there(self, frame: Frame) -> Any:
         """The image of samples that are on the GPU, not waited for; None where some of them cannot be used, or it does not fit."""
+        from recon.coils import compress_svd
         from recon.gridded_magnitude import gridded_magnitude
 
-        space = frame.series.space
+        gadget, space = self.gadget, frame.series.space
         _check_channels(frame.readouts)
         geometry, grid = self._geometry(frame.readouts, space, True), self._grids[space]
         if not geometry.all_inside:
             return None
         try:
             data = self._gathered.take(frame)
+            if self._reduces(len(data)):
+                data = compress_svd(data, gadget.coils)
             weights = geometry.resident_weights(grid.amplitude / math.sqrt(math.prod(grid.shape)))
             image = grid.cut(gridded_magnitude(data, geometry.trajectory, weights, grid.shape))
         except MemoryError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import uniform_filter
 
+from recon import device
 from recon.arrays import Array, complex_dtype, is_tensor, real_dtype, through_arrays
 from recon.namespace import namespace
 from recon.resident import call_resident, resident
@@ -87,13 +88,14 @@ def apply_channels(matrix: np.ndarray, data: Array, coil_axis: int = -2) -> Arra
         moved = tf.experimental.numpy.moveaxis(data, coil_axis, -2)
         mixed = tf.linalg.matmul(tf.cast(matrix, data.dtype), moved)
         return tf.experimental.numpy.moveaxis(mixed, -2, coil_axis)
-    data = np.asarray(data)
-    matrix = np.asarray(matrix).astype(complex_dtype(data), copy=False)
+    xp = namespace(data)
+    data = xp.asarray(data)
+    matrix = xp.asarray(np.asarray(matrix).astype(complex_dtype(data), copy=False))
     if coil_axis == -2:
         return matrix @ data
-    flat = np.moveaxis(data, coil_axis, 0)
+    flat = xp.moveaxis(data, coil_axis, 0)
     mixed = (matrix @ flat.reshape(flat.shape[0], -1)).reshape(-1, *flat.shape[1:])
-    return np.ascontiguousarray(np.moveaxis(mixed, 0, coil_axis))
+    return xp.ascontiguousarray(xp.moveaxis(mixed, 0, coil_axis))
 
 
 def combine(images: Array, maps: Array | None = None, rank: int = 2) -> Array:
@@ -326,11 +328,11 @@ class CoilCompressor:
     energy: np.ndarray
 
     @classmethod
-    def fit(cls, data: np.ndarray, coils: int | None = None, energy: float | None = None, coil_axis: int = -2) -> CoilCompressor:
+    def fit(cls, data: Array, coils: int | None = None, energy: float | None = None, coil_axis: int = -2) -> CoilCompressor:
         """Find the compression from calibration data.
 
         Args:
-            data: complex, coils along `coil_axis`.
+            data: complex, coils along `coil_axis`; NumPy or CuPy.
             coils: number of virtual coils to keep, at most the number of coils.
             energy: or: keep the fewest coils that hold at least this share of the energy, 0 to 1. (TensorFlow MRI's
                 `variance_ratio` keeps the most that hold no more than it: one fewer.)
@@ -340,9 +342,10 @@ class CoilCompressor:
         """
         if (coils is None) == (energy is None):
             raise ValueError("give either the number of virtual coils or the share of energy to keep")
-        flat = np.moveaxis(np.asarray(data), coil_axis, 0)
+        xp = namespace(data)
+        flat = xp.moveaxis(xp.asarray(data), coil_axis, 0)
         flat = flat.reshape(flat.shape[0], -1).astype(np.complex128)
-        values, vectors = np.linalg.eigh(flat @ flat.conj().T)
+        values, vectors = np.linalg.eigh(device.get(flat @ flat.conj().T))
         values, vectors = values[::-1].clip(0), vectors[:, ::-1]
         share = values / (values.sum() or 1)
         if energy is not None:
@@ -358,7 +361,6 @@ class CoilCompressor:
         return apply_channels(self.matrix, data, coil_axis)
 
 
-def compress_svd(data: np.ndarray, coils: int | None = None, energy: float | None = None, coil_axis: int = -2) -> np.ndarray:
-    """Fit a `CoilCompressor` to `data` and apply it to the same data."""
-    compressed: np.ndarray = CoilCompressor.fit(data, coils, energy, coil_axis).apply(np.asarray(data), coil_axis)
-    return compressed
+def compress_svd(data: Array, coils: int | None = None, energy: float | None = None, coil_axis: int = -2) -> Array:
+    """Fit a `CoilCompressor` to `data` and apply it to the same data; NumPy or CuPy."""
+    return CoilCompressor.fit(data, coils, energy, coil_axis).apply(data, coil_axis)
