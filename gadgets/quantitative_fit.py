@@ -32,7 +32,7 @@ from recon.quantitative.measured import Measured, stacked
 from recon.quantitative.model import Map, ModelError, SignalModel
 from recon.quantitative.pixelwise import PixelwiseFit, fit_pixelwise, with_fields
 from recon.quantitative.sequence import FA_CORR
-from recon.quantitative.settings import Settings
+from recon.quantitative.settings import Settings, checked_weights
 from recon.quantitative.subspace import freedom, subspace, subspace_images, widened
 
 _BRIGHT = 98.0
@@ -249,10 +249,8 @@ class Fits:
         # Weights are by the voxels that are fitted: those outside the image would weaken them.
         more = math.prod(data.measured.grid) / math.prod(data.measured.shape)
         settings = replace(settings, dz=data.spacing, gamma=settings.gamma * more, gamma_min=settings.gamma_min * more)
-        weights = None if self.recipe.weights is None else np.array(self.recipe.weights)
-        if weights is not None and len(weights) != len(data.model.unknowns):
-            names = ", ".join(unknown.name for unknown in data.model.unknowns)
-            raise FitError(f"the property weights has {len(weights)} values for the unknowns {names}; give one for each")
+        names = [unknown.name for unknown in data.model.unknowns]
+        weights = None if self.recipe.weights is None else checked_weights(self.recipe.weights, names)
         found = fit(data.model, data.term, settings, weights, data.start, callback)
         return _cut(found.maps(), data.measured)
 

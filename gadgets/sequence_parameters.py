@@ -93,6 +93,10 @@ def per_contrast(parameters: dict[str, Any], contrasts: Sequence[tuple[int, ...]
     return spread
 
 
+TRAIN = ("TI", "TI_first", "TI_increment", "TR", "echo_spacing", "tau", "gradient_delay")
+"""What is read of a readout train after an inversion; see `readout_train`."""
+
+
 def readout_train(parameters: dict[str, Any], order: Sequence[int], readouts: int) -> dict[str, Any]:
     """What models of a readout train after an inversion need of its frames, times in ms.
 

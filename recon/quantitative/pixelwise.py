@@ -279,14 +279,14 @@ class _Problem:
         self.images = abs(images) if magnitude else images
 
     def freedom(self, matrix: Any) -> Any:
-        """Degrees of freedom `[voxel]` that are left of the data, given the normal matrix: unknowns that do not show take none.
+        """Degrees of freedom that are left of the data, given the normal matrices: unknowns that show in no voxel take none.
 
         Of real data, the imaginary parts of unknowns only say that there is nothing in that of the signal.
         """
         import tensorflow as tf
 
         rows = [row for row, (_, part) in enumerate(self.components.table) if not (part and self.real)]
-        taken = sum(tf.cast(matrix[row, row] > 0, matrix.dtype) for row in rows)
+        taken = sum(tf.cast(tf.reduce_any(matrix[row, row] > 0), matrix.dtype) for row in rows)
         return self.images.shape[0] * (1 if self.real else 2) - taken
 
     def linearise(self, x: Any) -> tuple[Any, Any, Any]:

@@ -93,7 +93,7 @@ class SequenceParameter:
 
 @dataclass(frozen=True)
 class FieldInput:
-    """An input with a value for each voxel: ``[*voxels]``, or ``[contrast, *voxels]``."""
+    """An input with a value for each voxel: ``[*voxels]``, or ``[contrast, *voxels]``; of values above `high` the unit is wrong."""
 
     name: str
     unit: str
@@ -101,6 +101,7 @@ class FieldInput:
     aliases: tuple[str, ...] = ()
     required: bool = False
     complex: bool = False
+    high: float = np.inf
 
 
 TR = SequenceParameter("TR", "ms", "repetition time", "sequenceParameters/TR", per="scan", low=0.5, high=60000, suspect="seconds")
@@ -118,7 +119,7 @@ DIRECTIONS = SequenceParameter(
     "DWI_dir", "", "diffusion directions", "sequenceParameters/diffusion/gradientDirection", ("bvecs", "directions"), "direction",
     negative=True,
 )  # fmt: skip
-FA_CORR = FieldInput("fa_corr", "", "actual over nominal flip angle (B1 map)", ("B1", "b1", "interpol_fa"))
+FA_CORR = FieldInput("fa_corr", "", "actual over nominal flip angle (B1 map)", ("B1", "b1", "interpol_fa"), high=5)
 PHASE = FieldInput("phase", "rad", "phase of each image, or one for all")
 
 
@@ -208,4 +209,8 @@ class SequenceModel(SignalModel):
                 raise ModelError(f"{self.name}: the map {name} has values that are not finite: replace them outside the object")
             if np.iscomplexobj(values) and not known[name].complex:
                 raise ModelError(f"{self.name}: the map {name} must be real")
+            if (largest := float(np.abs(values).max(initial=0))) > known[name].high:
+                raise ModelError(
+                    f"{self.name}: the map {name} reaches {largest:g}: it must be {known[name].text}, about 1, not percent or degrees"
+                )
         return kept

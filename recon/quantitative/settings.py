@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+import numpy as np
 
 Regularisation = Literal["TGV", "TV", "H1", "wavelet", "ICTV", "ICTGV", "none"]
 NAMES: tuple[Regularisation, ...] = ("TGV", "TV", "H1", "wavelet", "ICTV", "ICTGV", "none")
@@ -122,3 +125,21 @@ class Settings:
         gamma = max(self.gamma * self.gamma_dec**step, self.gamma_min) / self.lambd
         delta = min(self.delta * self.delta_inc**step, self.delta_max) * self.lambd
         return gamma, delta, round(min(self.start_iters * self.inc**step, self.max_iters))
+
+
+def checked_weights(weights: Sequence[float], names: Sequence[str]) -> np.ndarray:
+    """Weights of the unknowns' regularisation.
+
+    Args:
+        weights: one for each unknown.
+        names: of the unknowns.
+
+    Raises:
+        ValueError: another number of them, one that is negative or not finite, or all of them 0.
+    """
+    values = np.asarray(weights, float)
+    if values.shape != (len(names),):
+        raise ValueError(f"weights has {values.size} values for the unknowns {', '.join(names)}; give one for each")
+    if not (np.isfinite(values) & (values >= 0)).all() or not values.any():
+        raise ValueError(f"weights must be numbers of at least 0, not all of them 0: {', '.join(f'{value:g}' for value in values)}")
+    return values

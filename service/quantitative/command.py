@@ -113,7 +113,7 @@ def fit(
     from recon.quantitative.model import ModelError
     from service.quantitative.fitting import Options, fit_source
     from service.quantitative.outputs import prepare_folder, write_maps, write_pyqmri
-    from service.quantitative.settings import build_settings
+    from service.quantitative.settings import build_settings, weights_of
     from service.quantitative.source import SourceError
 
     paths = [*(files or []), *([data] if data else [])]
@@ -121,6 +121,8 @@ def fit(
     assert output is not None
     if par_slices < 1:
         raise SourceError(f"--par_slices must be at least 1, not {par_slices}")
+    for flag, text in (("--imagespace", imagespace), ("--is3Ddata", is3d), *((("--trafo", trafo),) if trafo != "auto" else ())):
+        _truth(flag, text)
     if _truth("--sms", sms):
         raise SourceError("simultaneous slices are not fitted from their own k-space: reconstruct them first (cartesian_sms.xml)")
     if recon_type and not quiet:
@@ -142,7 +144,7 @@ def fit(
             model=name,
             settings=settings,
             model_options={key: _value(value) for key, value in _pairs(option, "--option").items()},
-            weights=_constants("--weights", weights),
+            weights=_constants("--weights", weights) or weights_of(reg, config),
             initial_guess=_constants("--initial_guess", initial_guess),
             double=_truth("--double_precision", double_precision),
             imagespace=_truth("--imagespace", imagespace),
@@ -295,6 +297,7 @@ def _read(
     if len(paths) > 1 and not all(is_nifti(path) for path in paths):
         raise typer.BadParameter("several files are for NIfTI images only, one for each contrast", param_hint="DATA")
     parameters = {name: _value(value) for name, value in given.items()}
+    _check_names(model, parameters)
     if is_nifti(paths[0]):
         source = read_nifti(paths, sidecar)
     elif is_pyqmri(paths[0]):
@@ -314,6 +317,24 @@ def _read(
     return source
 
 
+def _check_names(model: str, given: Mapping[str, Any]) -> None:
+    """A parameter that the model does not know is a slip of the pen: the data's own would be taken instead."""
+    import difflib
+
+    from gadgets.sequence_parameters import TRAIN
+    from recon.quantitative.catalogue import requirements
+    from recon.quantitative.model import ModelError
+
+    declared, _ = requirements(model)
+    known = {name.lower(): one.name for one in declared for name in (one.name, *one.aliases)} | {name.lower(): name for name in TRAIN}
+    for name in given:
+        if name.lower() not in known:
+            near = difflib.get_close_matches(name.lower(), known, 1)
+            offer = ", ".join(one.name for one in declared) or "no parameters"
+            hint = f"did you mean {known[near[0]]}?" if near else f"it has {offer}"
+            raise ModelError(f"{model} has no parameter {name}: {hint}")
+
+
 def _add_fields(source: Source, given: Mapping[str, str]) -> None:
     from service.quantitative.nifti import read_volume
 
@@ -323,7 +344,12 @@ def _add_fields(source: Source, given: Mapping[str, str]) -> None:
 def _mask(text: str, source: Source) -> np.ndarray | None:
     from service.quantitative.nifti import read_volume
 
-    return None if text in ("auto", "none") else read_volume(Path(text), source) > 0
+    if text in ("auto", "none"):
+        return None
+    values = read_volume(Path(text), source)
+    if values.ndim != 3:
+        raise typer.BadParameter(f"{text}: {len(values)} volumes; a mask is one", param_hint="--mask")
+    return values > 0
 
 
 def _print_notes(notes: list[str]) -> None:
@@ -341,7 +367,8 @@ def _print_result(result: Result, written: list[Path]) -> None:
         values = np.abs(one.values) if np.iscomplexobj(one.values) else one.values
         low, middle, high = np.percentile(values[result.mask], (25, 50, 75)) if result.mask.any() else (0, 0, 0)
         spread = result.maps.get(f"{name}_sd")
-        deviation = "" if spread is None else f", standard deviation {np.median(spread.values[result.mask]):.4g}"
+        known = np.empty(0) if spread is None else spread.values[result.mask & np.isfinite(spread.values)]
+        deviation = f", standard deviation {np.median(known):.4g}" if known.size else ""
         typer.echo(f"{name}{f' [{one.unit}]' if one.unit else ''}: median {middle:.4g}, quartiles {low:.4g} to {high:.4g}{deviation}")
     typer.echo(f"{len(written)} files in {written[0].parent}")
 

@@ -16,7 +16,7 @@ from recon.quantitative.lanes import Blocks
 from recon.quantitative.measured import Measured, stacked
 from recon.quantitative.model import Map, SignalModel
 from recon.quantitative.pixelwise import fit_pixelwise
-from recon.quantitative.settings import Settings
+from recon.quantitative.settings import Settings, checked_weights
 from recon.quantitative.slices import SliceData
 from recon.quantitative.slices import stacked as stacked_slices
 from recon.quantitative.start import project
@@ -69,7 +69,8 @@ class Result:
 
     Attributes:
         model: that was fitted.
-        maps: by name, each `[z, y, x]`, standard deviations as ``<name>_sd``; 0 outside `mask`.
+        maps: by name, each `[z, y, x]`, standard deviations as ``<name>_sd``; 0 outside `mask`, deviations NaN where the data do not
+            determine them.
         images: that the fit started from, complex `[contrast, z, y, x]`.
         mask: bool `[z, y, x]`.
         steps: Gauss-Newton steps by slice, or of the volume; empty for fits of every voxel on its own.
@@ -153,6 +154,12 @@ def _check_contrasts(source: Source, options: Options) -> None:
             f"the data have {source.contrasts} contrasts, but the sequence parameters of {options.model} describe {model.contrasts}"
             f"{' (' + ', '.join(lists) + ')' if lists else ''}: correct them by -P NAME=VALUE,VALUE,..., or leave contrasts out"
         )
+    for name, values in source.fields.items():
+        if values.shape[-3:] != source.shape:
+            raise SourceError(f"the map {name} {values.shape} does not fit the data, whose voxels are {source.shape} (slice, y, x)")
+    signals = np.any([[np.any(contrast) for contrast in one.data] for one in source.slices], 0)
+    if signals.any() and not signals.all():
+        raise SourceError(f"contrast {int(np.argmin(signals))} (counted from 0) holds nothing but zeros: leave it out")
 
 
 def _model(source: Source, fields: Mapping[str, np.ndarray], options: Options) -> SignalModel:
@@ -183,7 +190,8 @@ def _fit_group(
             found = with_aliasing(found, _again(model, group, dtype, options))
         maps, rounds, fitted, deviation = found.maps(), [found.parameters], found.model, found.deviation
     else:
-        weights = None if options.weights is None else np.asarray(options.weights, float)
+        names = [unknown.name for unknown in model.unknowns]
+        weights = None if options.weights is None else checked_weights(options.weights, names)
         data: DataTerm | SliceData = term
         if options.blocks is not None and not term.pointwise and len(terms) > 1:
             data = stacked_slices(terms)  # slices of one term can only be cut where it needs no transform
@@ -246,6 +254,10 @@ def _start(model: SignalModel, images: np.ndarray, options: Options) -> np.ndarr
     names = [unknown.name for unknown in model.unknowns]
     if len(options.initial_guess) != len(names):
         raise SourceError(f"--initial_guess has {len(options.initial_guess)} values for the {len(names)} unknowns {', '.join(names)}")
+    for unknown, value in zip(model.unknowns, options.initial_guess, strict=True):
+        if not np.isfinite(value) or (unknown.real and not unknown.lower <= value <= unknown.upper):
+            unit = f" {unknown.unit}" if unknown.unit else ""
+            raise SourceError(f"--initial_guess: {unknown.name} = {value:g} is not within {unknown.lower:g} to {unknown.upper:g}{unit}")
     constants = np.reshape(options.initial_guess, (-1, *[1] * (images.ndim - 1)))
     start = np.broadcast_to(constants, (len(names), *images.shape[1:])).astype(images.dtype)
     amplitudes = [n for n, unknown in enumerate(model.unknowns) if unknown.amplitude]
@@ -257,7 +269,7 @@ def _start(model: SignalModel, images: np.ndarray, options: Options) -> np.ndarr
 
 
 def _determined(maps: dict[str, Map], mask: np.ndarray) -> tuple[dict[str, Map], list[str]]:
-    """Maps with 0 outside the mask, without those that the data do not determine anywhere."""
+    """Maps with 0 outside the mask, without deviations that the data do not tell anywhere; NaN where they do not tell one."""
     kept: dict[str, Map] = {}
     notes = []
     for name, one in maps.items():
@@ -267,7 +279,7 @@ def _determined(maps: dict[str, Map], mask: np.ndarray) -> tuple[dict[str, Map],
         if spread is not None and not np.isfinite(spread.values[mask]).any():
             notes.append(f"the data do not tell how certain {name} is")
             spread = None
-        for key, found in ((name, one), (f"{name}_sd", spread)):
-            if found is not None:
-                kept[key] = Map(np.where(mask & np.isfinite(found.values), found.values, 0), found.unit)
+        kept[name] = Map(np.where(mask & np.isfinite(one.values), one.values, 0), one.unit)
+        if spread is not None:
+            kept[f"{name}_sd"] = Map(np.where(mask, np.where(np.isfinite(spread.values), spread.values, np.nan), 0), spread.unit)
     return kept, notes

@@ -17,11 +17,14 @@ from gadgets.items import Acquisition
 from gadgets.noise import NoiseAdjust
 from gadgets.oversampling import AsymmetricEchoAdjustRO, RemoveROOversampling
 from gadgets.sequence_parameters import per_contrast, readout_train, sequence_parameters
+from recon.quantitative.measured import Measured
 from service.files import read_measurement
 from service.quantitative.source import Source, SourceError, affine_of
 
 FRAME_MS = 90.0
 """How long a frame of a Look-Locker train lasts, unless told otherwise: short against any T1, long enough for a few spokes."""
+_FEWER = 0.75
+"""Part of the usual number of samples below which a contrast is told of."""
 _TRAINS = ("LookLocker", "IRLL")
 _FIELD = re.compile(r"^user_(?P<kind>float|int)\[(?P<index>[0-7])\]$")
 
@@ -78,8 +81,34 @@ def read_ismrmrd(path: Path, group: str, reading: Reading) -> Source:
         parameters |= {name: value for name, value in plain.items() if np.size(value) == len(series.contrasts)}
     for name, where in stored.items():
         parameters[name] = [_stored(head, where) for head in series.first_headers]
+    notes += [text for number, one in enumerate(series.slices) for text in _short(path, number, one.measured)]
     affine, spacing = _geometry(series)
     return Source([one.measured for one in series.slices], parameters, affine, spacing=spacing, notes=notes)
+
+
+def _short(path: Path, number: int, measured: Measured) -> list[str]:
+    """What to tell of contrasts of a slice that have far fewer samples than the others.
+
+    Raises:
+        SourceError: the centre of k-space is not among them, so that the contrast has the wrong brightness.
+    """
+    if measured.trajectory is None:
+        sampled = np.abs(measured.data).max(1) > 0
+        middle = (slice(None), *(slice(n // 2 - 1, n // 2 + 2) for n in measured.grid))
+        centred = sampled[middle].reshape(len(sampled), -1).any(1)
+        counts = sampled.reshape(len(sampled), -1).sum(1)
+    else:
+        full = np.ones(measured.trajectory.shape[:2], np.float32)
+        counts = ((full if measured.weights is None else measured.weights) > 0).sum(1)
+        centred = np.ones(len(counts), bool)
+    usual = int(np.median(counts))
+    told = []
+    for contrast in np.flatnonzero(counts < _FEWER * usual):
+        text = f"contrast {contrast} of slice {number} (counted from 0) has {100 * counts[contrast] / usual:.0f} % of the others' samples"
+        if not centred[contrast]:
+            raise SourceError(f"{path}: {text}, none in the middle of k-space: did the scan end early? Leave it out")
+        told.append(text)
+    return told
 
 
 def _frame(parameters: Mapping[str, Any]) -> int:

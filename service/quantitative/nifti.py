@@ -18,6 +18,8 @@ _BIDS = {
     "RepetitionTimeExcitation": ("TR", 1000.0), "FlipAngle": ("flip_angle", 1.0), "SpinLockTime": ("TSL", 1000.0),
 }  # fmt: skip
 """BIDS: key -> our name and factor. BIDS has times in seconds and angles in degrees."""
+_SAME_PLACE = 0.5
+"""Part of a voxel's edge that maps may lie apart from the data."""
 _LONGEST = {"EchoTime": 5.0, "InversionTime": 60.0, "RepetitionTime": 60.0, "RepetitionTimeExcitation": 60.0, "SpinLockTime": 5.0}
 """Seconds; what is longer was not written in seconds."""
 
@@ -51,6 +53,7 @@ def read_nifti(paths: Sequence[Path], sidecar: Path | None = None) -> Source:
             values = np.asarray(image.dataobj)
         except (OSError, ValueError, EOFError, ImageFileError) as error:
             raise SourceError(f"{path}: cannot be read as NIfTI ({error})") from error
+        _check_numbers(path, values)
         if not 2 <= values.ndim <= 4:
             raise SourceError(f"{path}: an array of shape {values.shape}, expected [i, j, k] or [i, j, k, contrast]")
         values = values.reshape(values.shape + (1,) * (3 - values.ndim))
@@ -83,7 +86,8 @@ def read_volume(path: Path, like: Source) -> np.ndarray:
     """A map `[z, y, x]` (or `[contrast, z, y, x]`) in the voxels of a source.
 
     Raises:
-        SourceError: it cannot be read, or has other voxels.
+        SourceError: it cannot be read, has other voxels, or lies elsewhere. Where file or source have no orientation, which is the
+            identity, voxels are taken to agree.
     """
     import nibabel
     from nibabel.filebasedimages import ImageFileError
@@ -93,6 +97,9 @@ def read_volume(path: Path, like: Source) -> np.ndarray:
         values = np.asarray(image.dataobj)
     except (OSError, ValueError, EOFError, ImageFileError) as error:
         raise SourceError(f"{path}: cannot be read as NIfTI ({error})") from error
+    _check_numbers(path, values)
+    if not 2 <= values.ndim <= 4:
+        raise SourceError(f"{path}: an array of shape {values.shape}, expected [i, j, k] or [i, j, k, contrast]")
     values = values.reshape(values.shape + (1,) * (3 - values.ndim))
     values = np.moveaxis(values, 2, 0) if values.ndim == 3 else values.transpose(3, 2, 0, 1)
     if values.shape[-3:] != like.shape:
@@ -100,15 +107,33 @@ def read_volume(path: Path, like: Source) -> np.ndarray:
         raise SourceError(f"{path}: voxels {values.shape[-2:] + values.shape[-3:-2]}, the data have {(rows, columns, depth)}")
     if not np.isfinite(values).all():
         raise SourceError(f"{path}: holds NaN or infinite values; replace them outside the object")
+    apart = _distance(np.asarray(image.affine, float), like.affine, like.shape)
+    if apart > _SAME_PLACE * min(np.linalg.norm(like.affine[:3, :3], axis=0)):
+        raise SourceError(f"{path}: its voxels lie up to {apart:.3g} mm from those of the data, or run the other way; resample it to them")
     return values
 
 
-def write_volume(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
-    """Write `[z, y, x]` as NIfTI ``[row, column, slice]``, float32."""
+def _check_numbers(path: Path, values: np.ndarray) -> None:
+    if values.dtype.kind not in "biufc":
+        raise SourceError(f"{path}: voxels of type {values.dtype} are no numbers; expected one number for each")
+
+
+def _distance(one: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) -> float:
+    """Farthest that a corner of the voxels (z, y, x) lies from itself by two affines of (row, column, slice), mm."""
+    if any(np.array_equal(affine, np.eye(4)) for affine in (one, other)):
+        return 0.0
+    depth, rows, columns = shape
+    corners = np.array([[i, j, k, 1] for i in (0, rows - 1) for j in (0, columns - 1) for k in (0, depth - 1)])
+    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+
+
+def write_volume(path: Path, values: np.ndarray, affine: np.ndarray, name: str = "", unit: str = "") -> None:
+    """Write `[z, y, x]` as NIfTI ``[row, column, slice]``, float32, with name and unit (ASCII) in the header's description."""
     import nibabel
 
     image = nibabel.Nifti1Image(np.ascontiguousarray(np.moveaxis(values, 0, 2), dtype=np.float32), affine)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = (f"{name} [{unit}]" if unit else name).encode("ascii", "replace")[:79]
     nibabel.save(image, path)
 
 
@@ -131,7 +156,7 @@ def _sidecars(paths: Sequence[Path], sidecar: Path | None, notes: list[str]) -> 
         values = [value for content in contents if key in content for value in np.ravel(content[key]).tolist()]
         if not values or name in found:
             continue
-        if not all(isinstance(value, (int, float)) for value in values):
+        if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
             raise SourceError(f"{files[0]}: {key} must be numbers, not {values}")
         if max(values) > _LONGEST.get(key, np.inf):
             raise SourceError(f"{files[0]}: {key} = {max(values):g} cannot be seconds, as BIDS asks for: divide it by 1000 if it is in ms")

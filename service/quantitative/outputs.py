@@ -61,7 +61,7 @@ def write_maps(
     written = []
     for name, one in result.maps.items():
         path = folder / f"{file_stem(name, one.unit)}.nii.gz"
-        write_volume(path, _real(one), affine)
+        write_volume(path, _real(one), affine, name, one.unit)
         written.append(path)
     written.append(_write_hdf5(folder / "maps.h5", result, affine, settings, parameters, str(sources[0])))
     if pictures:

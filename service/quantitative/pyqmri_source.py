@@ -22,11 +22,14 @@ _KNOWN = {
 
 
 def is_pyqmri(path: Path) -> bool:
-    """Whether this is an HDF5 file with PyQMRI's data sets."""
+    """Whether this is an HDF5 file with PyQMRI's data sets. Raises `SourceError` for a damaged one."""
     if not h5py.is_hdf5(path):
         return False
-    with h5py.File(path, "r") as file:
-        return "real_dat" in file or ("images" in file and "dataset" not in file)
+    try:
+        with h5py.File(path, "r") as file:
+            return "real_dat" in file or ("images" in file and "dataset" not in file)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error}); is it damaged or cut short?") from error
 
 
 def read_pyqmri(
@@ -133,6 +136,8 @@ class _File:
             return None
         if coils.shape != shape:
             raise SourceError(f"{self.path}: Coils {coils.shape} must be (Coils, Slices, Y, X) = {shape}")
+        if not np.isfinite(coils).all():
+            raise SourceError(f"{self.path}: Coils holds NaN or infinite values; replace them by 0 outside the object")
         return np.asarray(coils, np.complex64)
 
     # -- k-space -----------------------------------------------------------------------------------------------------
@@ -237,6 +242,8 @@ class _File:
             density = np.asarray(self.file["dcf"][()], np.float64)
             if density.shape[-2:] != (projections, samples):
                 raise SourceError(f"{self.path}: dcf {density.shape} must be (Projections, Samples) = ({projections}, {samples})")
+            if not (np.isfinite(density) & (density >= 0)).all():
+                raise SourceError(f"{self.path}: dcf holds values that are negative, NaN or infinite")
             first: np.ndarray = density.reshape(-1, projections, samples)[0]
             return first
         ramp = np.abs(np.linspace(-samples / 2, samples / 2, samples)) * (np.pi / 4) / projections

@@ -64,11 +64,25 @@ def build_settings(
         raise SourceError(f"settings of the fit: {error}") from error
 
 
-def _from_file(config: str, kind: str) -> tuple[dict[str, Any], list[str]]:
+def weights_of(reg: str, config: str) -> list[float] | None:
+    """Weights of the unknowns' regularisation in a configuration file (key ``weights``, numbers with commas); None without.
+
+    Raises:
+        SourceError: see `build_settings`.
+    """
+    _, section = _section(config, regularisation(reg))
+    text = section.get("weights", "").strip(" []()")
+    try:
+        return [float(value) for value in text.replace(",", " ").split()] or None
+    except ValueError:
+        raise SourceError(f"--config {config}: weights = {text!r}: write numbers with commas between them") from None
+
+
+def _section(config: str, kind: str) -> tuple[Path, Mapping[str, str]]:
     path = Path(config) if config.endswith(".ini") else Path(config + ".ini")
     if not path.is_file():
         if config == "default":
-            return {}, []
+            return path, {}
         raise SourceError(f"{path}: no such configuration file (--config)")
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -78,13 +92,18 @@ def _from_file(config: str, kind: str) -> tuple[dict[str, Any], list[str]]:
     sections = {name.lower(): name for name in parser.sections()}
     if kind.lower() not in sections:
         if kind == "none":
-            return {}, []
+            return path, {}
         raise SourceError(f"{path}: no section [{kind}]; it has {', '.join(parser.sections()) or 'none'}")
+    return path, parser[sections[kind.lower()]]
+
+
+def _from_file(config: str, kind: str) -> tuple[dict[str, Any], list[str]]:
+    path, section = _section(config, kind)
     values, ignored = {}, []
-    for key, text in parser[sections[kind.lower()]].items():
-        if key.lower() in _WITHOUT_EFFECT or key == "weights":
+    for key, text in section.items():
+        if key.lower() in _WITHOUT_EFFECT:
             ignored.append(key)
-        else:
+        elif key != "weights":
             values[_proper(key, str(path))] = _value(_proper(key, str(path)), text, str(path))
     return values, ignored
 
@@ -100,11 +119,15 @@ def _proper(name: str, where: str) -> str:
 def _value(name: str, text: str, where: str) -> Any:
     kind = _TYPES[name]
     try:
-        if kind is bool:
-            return truth(text)
-        return text if kind is str else int(float(text)) if kind is int else float(text)
+        if kind in (bool, str):
+            return truth(text) if kind is bool else text
+        number = float(text)
+        whole = int(number) if kind is int else 0
     except (ValueError, OverflowError):
         raise SourceError(f"{where}: {name} = {text!r} is no {'number' if kind is not bool else 'True or False'}") from None
+    if kind is int and whole != number:
+        raise SourceError(f"{where}: {name} = {text!r} must be a whole number")
+    return whole if kind is int else number
 
 
 def truth(text: str) -> bool:

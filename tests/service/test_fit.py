@@ -132,6 +132,8 @@ def test_undersampled_slices_with_their_geometry(cartesian: Path, tmp_path: Path
     # The scan is a plain sum over the object; images are orthonormal transforms of the encoded matrix.
     np.testing.assert_allclose(np.median(density[inside, 1] / density[inside, 0]), 2, rtol=1e-3)
     np.testing.assert_allclose(np.median(density[inside, 0] / np.abs(scan.objects()[0])[inside]), np.sqrt(64 * 32), rtol=0.02)
+    assert nibabel.load(tmp_path / "T2_ms.nii.gz").header["descrip"].item() == b"T2 [ms]"
+    assert nibabel.load(tmp_path / "M0_sd.nii.gz").header["descrip"].item() == b"M0_sd"
     affine = nibabel.load(tmp_path / "T2_ms.nii.gz").affine
     # Pixels are 5 mm, slices 10 mm apart; row and column 16 lie at the position, with left and posterior negative.
     np.testing.assert_allclose(affine @ [16, 16, 0, 1], [-4, -5, 6, 1], atol=1e-5)
@@ -369,6 +371,14 @@ def test_pyqmri_formula_and_image_space(tmp_path: Path) -> None:
         (VFA, ("--config", "nowhere"), ("nowhere.ini", "no such")),
         (VFA, ("--initial_guess", "1,2,3"), ("3 values", "M0, T1")),
         (VFA, ("--sms", "True"), ("cartesian_sms.xml",)),
+        (VFA, ("-P", "flip_angel=3,6,10,16,24"), ("no parameter flip_angel", "did you mean flip_angle")),
+        (VFA, ("--te", "3,6,10,16,24"), ("no parameter TE", "TR, flip_angle")),
+        (VFA, ("--weights", "nan,1"), ("weights", "nan")),
+        (VFA, ("--weights=-1,1",), ("weights", "-1")),
+        (VFA, ("--weights", "1"), ("1 values", "M0, T1")),
+        (VFA, ("--initial_guess", "1,nan"), ("T1 = nan", "50 to 5500 ms")),
+        (VFA, ("--initial_guess", "1,1.5"), ("T1 = 1.5", "50 to 5500 ms")),
+        (VFA, ("--set", "max_gn_it=1.5"), ("max_gn_it", "whole number")),
     ],
 )
 def test_errors_say_what_and_where(
@@ -392,6 +402,85 @@ def test_readouts_that_are_not_numbers_are_left_out_and_told(tmp_path: Path) -> 
         item.data[:] = np.nan
     scan.write(path, xml, items)
     assert "every imaging readout holds NaN" in failed(path, "--model", "T2", "-o", tmp_path / "maps")
+
+
+def test_contrasts_that_are_short_or_silent(tmp_path: Path) -> None:
+    """Of the last echo only a half, or nothing but zeros, came."""
+    xml = scan.header(4, "cartesian", scan.elements(TE=scan.ECHOES))
+    items = scan.lines(scan.t2_images())
+    arguments = ("--model", "T2", "--reg", "none", "-o", tmp_path / "maps", "--no-png")
+    cut = scan.write(tmp_path / "cut.h5", xml, items[: 3 * 32 + 20])
+    assert "contrast 3 of slice 0 (counted from 0) has 62 % of the others' samples" in done(cut, *arguments).output
+    cut = scan.write(tmp_path / "cut.h5", xml, items[: 3 * 32 + 10])
+    assert "none in the middle of k-space" in failed(cut, *arguments)
+    spokes = scan.radial(scan.t2_images(), 24)
+    radial = scan.write(
+        tmp_path / "radial.h5", scan.header(4, "goldenangle", scan.elements(TE=scan.ECHOES), lines=24), spokes[: 3 * 24 + 12]
+    )
+    assert "has 50 % of the others' samples" in done(radial, *arguments).output
+    images = np.abs(scan.t2_images()).transpose(1, 2, 0)[:, :, None]
+    images[..., 1] = 0
+    assert "contrast 1 (counted from 0) holds nothing but zeros" in failed(
+        nifti(tmp_path, images, np.eye(4)), *arguments, "--te", "10,25,45,70"
+    )
+
+
+def test_magnitudes_say_how_certain_they_are(tmp_path: Path) -> None:
+    """T2* of magnitudes, whose B0 nothing tells: deviations are the scatter, and NaN where voxels have none."""
+    random = np.random.default_rng(5)
+    times = np.array([3.0, 9, 18, 30])
+    noise = 0.01 * (random.standard_normal((24, 24, 1, 4)) + 1j * random.standard_normal((24, 24, 1, 4)))
+    path = nifti(tmp_path, np.abs(np.exp(-times / 30) + noise), np.diag([2, 2, 3, 1.0]), EchoTime=(times / 1000).tolist())
+    result = done(path, "--model", "T2star", "--reg", "none", "-o", tmp_path / "maps", "--no-png")
+    assert "do not tell how certain B0 is" in result.output
+    values, deviations = load(tmp_path / "maps" / "T2star_ms.nii.gz"), load(tmp_path / "maps" / "T2star_ms_sd.nii.gz")
+    assert np.sqrt(np.mean(deviations**2)) == pytest.approx(np.std(values), rel=0.15)
+    two = nifti(tmp_path, np.abs(np.exp(-times / 30) + noise)[..., :2], np.eye(4), EchoTime=(times[:2] / 1000).tolist())
+    done(two, "--model", "T2", "--reg", "none", "-o", tmp_path / "two", "--no-png")
+    assert not list((tmp_path / "two").glob("*_sd*"))  # two echoes leave nothing to tell the noise by
+
+
+def test_maps_and_masks_must_lie_where_the_data_do(tmp_path: Path) -> None:
+    affine = np.array([[0, 3, 0, 7], [-2, 0, 0, 8], [0, 0, 4, 9], [0, 0, 0, 1.0]])
+    path = nifti(tmp_path, np.abs(scan.t2_images()).transpose(1, 2, 0)[:, :, None], affine)
+    arguments = (path, "--model", "T2", "--te", "10,25,45,70", "--reg", "none", "--no-png", "-o", tmp_path / "maps")
+    ones = np.ones((32, 32, 1), np.float32)
+    for place, words in ((affine, None), (affine + np.eye(4)[:, 3:] * 0.4, None), (affine * [-1, 1, 1, 1], "run the other way")):
+        nibabel.save(nibabel.Nifti1Image(ones, place), tmp_path / "mask.nii.gz")
+        if words is None:
+            done(*arguments, "--mask", tmp_path / "mask.nii.gz")
+        else:
+            assert words in failed(*arguments, "--mask", tmp_path / "mask.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(ones.repeat(3, 2)[..., None], affine), tmp_path / "mask.nii.gz")
+    assert "voxels (32, 32, 3)" in failed(*arguments, "--mask", tmp_path / "mask.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(ones[..., None].repeat(2, 3), affine), tmp_path / "mask.nii.gz")
+    wrong = fit(*arguments, "--mask", tmp_path / "mask.nii.gz")
+    assert wrong.exit_code == 2
+    assert "a mask is one" in wrong.output
+    colours = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colours, affine), tmp_path / "rgb.nii.gz")
+    assert "are no numbers" in failed(tmp_path / "rgb.nii.gz", *arguments[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("Coils", np.nan, "Coils holds NaN"),
+        ("dcf", -1.0, "dcf holds values that are negative"),
+        ("fa_corr", np.full((2, scan.N, scan.N), 100.0), "not percent or degrees"),
+        ("fa_corr", np.ones((2, 8, 8)), "fa_corr (2, 8, 8) does not fit the data"),
+    ],
+)
+def test_pyqmri_files_with_faults(tmp_path: Path, name: str, value: float | np.ndarray, words: str) -> None:
+    path = scan.write_pyqmri(tmp_path / "data.h5", scan.vfa_images(), {"TR": scan.TR, "flip_angle(s)": scan.FLIPS}, views=24)
+    with h5py.File(path, "a") as file:
+        if name in file:
+            file[name][0, 0] = value
+        else:
+            file[name] = value
+    assert words in failed(path, "--model", "VFA", "--reg", "none", "-o", tmp_path / "maps")
+    path.write_bytes(path.read_bytes()[:5000])
+    assert "damaged or cut short" in failed(path, "--model", "VFA", "-o", tmp_path / "maps")
 
 
 def test_sidecars_in_milliseconds_are_refused(tmp_path: Path) -> None:
@@ -418,6 +507,8 @@ def test_a_train_without_inversion_time(tmp_path: Path) -> None:
 def test_wrong_usage(tmp_path: Path, radial: Path) -> None:
     for arguments in ([], [radial], [radial, "--model", "VFA"], [tmp_path / "none.h5", "--model", "VFA", "-o", tmp_path]):
         assert fit(*arguments).exit_code == 2
+    for flag in ("--trafo", "--imagespace", "--is3Ddata", "--streamed", "--double_precision", "--useCGguess", "--use_GPU"):
+        assert fit(radial, "--model", "VFA", "-o", tmp_path, flag, "perhaps").exit_code == 2, flag
 
 
 # -- scans of others -------------------------------------------------------------------------------------------------------------------

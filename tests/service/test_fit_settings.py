@@ -9,7 +9,7 @@ import pytest
 from recon.quantitative.settings import Settings
 from service.quantitative.command import _value
 from service.quantitative.outputs import file_stem
-from service.quantitative.settings import build_settings, truth
+from service.quantitative.settings import build_settings, truth, weights_of
 from service.quantitative.source import SourceError
 
 _FILE = """[TGV]
@@ -37,6 +37,18 @@ def test_a_pyqmri_file(tmp_path: Path) -> None:
     assert settings.delta_max == float("inf")
     assert "beta, display_iterations" in notes[0]
     assert build_settings("tv", str(tmp_path / "mine.ini"))[0].gamma == 5e-4
+
+
+def test_weights_of_a_pyqmri_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.ini"
+    path.write_text("[TGV]\nweights = 1, 0.5\n[TV]\nmax_iters = 5\n")
+    assert weights_of("TGV", str(path)) == [1, 0.5]
+    assert weights_of("tv", str(path)) is None
+    assert weights_of("TGV", "default") is None
+    assert build_settings("TGV", str(path))[1] == []
+    path.write_text("[TGV]\nweights = one\n")
+    with pytest.raises(SourceError, match="numbers with commas"):
+        weights_of("TGV", str(path))
 
 
 def test_changes_win_and_default_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
