@@ -162,7 +162,7 @@ def fit(
         raise ModelError(re.sub(r"or give it as (\S+)$", r"or give it by -P \1=...", str(error))) from error
     written = write_maps(output, result, source.affine, settings, source.parameters, paths, png)
     if pyqmri_output:
-        written.append(write_pyqmri(output, result, settings, paths[0].name.split(".")[0]))
+        written.append(write_pyqmri(output, result, settings, paths[0].name.split(".")[0], source.norm))
     if not quiet:
         _print_notes(result.notes)
         _print_result(result, written)

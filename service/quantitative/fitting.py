@@ -75,6 +75,7 @@ class Result:
         mask: bool `[z, y, x]`.
         steps: Gauss-Newton steps by slice, or of the volume; empty for fits of every voxel on its own.
         unknowns: as fitted, after each step, complex `[unknown, z, y, x]`; the last entry is the result.
+        signals: of the number of an entry of `unknowns`, what the model makes of it, complex `[contrast, z, y, x]`.
         notes: for the user.
     """
 
@@ -84,6 +85,7 @@ class Result:
     mask: np.ndarray
     steps: list[tuple[Step, ...]]
     unknowns: list[np.ndarray]
+    signals: Callable[[int], np.ndarray]
     notes: list[str] = field(default_factory=list)
 
 
@@ -96,6 +98,7 @@ class _Part:
     visible: np.ndarray
     steps: tuple[Step, ...]
     unknowns: list[np.ndarray]
+    signals: Callable[[int], np.ndarray]
     model: SignalModel
 
 
@@ -132,7 +135,11 @@ def fit_source(source: Source, options: Options, mask: np.ndarray | None = None,
     steps = [part.steps for part in parts if part.steps]
     rounds = max(len(part.unknowns) for part in parts)
     unknowns = [np.concatenate([part.unknowns[min(n, len(part.unknowns) - 1)] for part in parts], 1) for n in range(rounds)]
-    return Result(parts[0].model, maps, images, mask, steps, unknowns, notes)
+
+    def signals(n: int) -> np.ndarray:
+        return np.concatenate([part.signals(min(n, len(part.unknowns) - 1)) for part in parts], 1)
+
+    return Result(parts[0].model, maps, images, mask, steps, unknowns, signals, notes)
 
 
 def shown(model: SignalModel, unknowns: np.ndarray, deviation: np.ndarray) -> np.ndarray:
@@ -204,8 +211,12 @@ def _fit_group(
         cut = group[0].cut(values)
         return np.expand_dims(cut, -3) if flat else cut
 
+    def signals(n: int) -> np.ndarray:
+        return wanted(np.asarray(fitted(rounds[n])))
+
     shown_maps = {name: Map(wanted(one.values), one.unit) for name, one in maps.items()}
-    return _Part(shown_maps, wanted(images), wanted(shown(fitted, rounds[-1], deviation)), steps, [wanted(one) for one in rounds], fitted)
+    visible = wanted(shown(fitted, rounds[-1], deviation))
+    return _Part(shown_maps, wanted(images), visible, steps, [wanted(one) for one in rounds], signals, fitted)
 
 
 def _again(model: SignalModel, group: Sequence[Measured], dtype: np.dtype, options: Options) -> Callable[[np.ndarray], np.ndarray]:

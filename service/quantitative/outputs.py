@@ -104,11 +104,12 @@ def _json(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
-def write_pyqmri(folder: Path, result: Result, settings: Settings, stem: str) -> Path:
+def write_pyqmri(folder: Path, result: Result, settings: Settings, stem: str, norm: float) -> Path:
     """The unknowns after each step as PyQMRI writes them, below ``PyQMRI_out/<model>/<stem>/<time>``.
 
-    ``images_ifft`` (contrast, slice, y, x) and ``<reg>_result_...`` (unknown, slice, y, x), complex, the last one being the result;
-    costs as attributes.
+    ``images_ifft`` (contrast, slice, y, x), ``<reg>_result_...`` (unknown, slice, y, x) and the signals of these unknowns
+    ``model_res_...`` (contrast, slice, y, x), complex, the last ones being the result; as attributes costs and PyQMRI's scale of the
+    data, ``data_norm``, which the data of this `norm` are not multiplied by here: unknowns are in their own units.
     """
     now = datetime.datetime.now().strftime("%Y-%m-%d  %H-%M-%S")
     place = folder / "PyQMRI_out" / result.model.name / stem / now
@@ -121,10 +122,12 @@ def write_pyqmri(folder: Path, result: Result, settings: Settings, stem: str) ->
         file.create_dataset("images_ifft", data=result.images.astype(np.complex64))
         for n, unknowns in enumerate(result.unknowns):
             file.create_dataset(pattern.format(n), data=unknowns.astype(np.complex64))
+            file.create_dataset(f"model_res_iter_{n:03d}", data=result.signals(n).astype(np.complex64))
         for n in range(max((len(steps) for steps in result.steps), default=0) - 1):
             done = [steps[min(n + 1, len(steps) - 1)] for steps in result.steps]
             file.attrs[f"datacost_iter_{n}"] = sum(step.data_cost for step in done)
             file.attrs[f"regcost_iter_{n}"] = sum(step.regularisation_cost for step in done)
+        file.attrs["data_norm"] = result.mask.shape[0] * np.sqrt(2000) / norm
         file.attrs["unknowns"] = [unknown.name for unknown in result.model.unknowns]
     lines = [f"[{settings.reg_type}]", *(f"{name} = {value}" for name, value in dataclasses.asdict(settings).items())]
     (place / "config.ini").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -47,6 +47,11 @@ class Source:
         shape = self.slices[0].shape
         return (len(self.slices), *shape) if len(shape) == 2 else shape  # type: ignore[return-value]
 
+    @property
+    def norm(self) -> float:
+        """Root of the summed squares of all data."""
+        return float(np.sqrt(sum(np.sum(np.abs(one.data) ** 2, dtype=np.float64) for one in self.slices)))
+
     def central(self, count: int) -> Source:
         """So many slices about the middle. Raises `SourceError` for more than there are."""
         depth = self.shape[0]

@@ -319,8 +319,16 @@ def test_pyqmri_flip_angle_maps_are_turned_as_pyqmri_turns_them(tmp_path: Path) 
         # Slices from behind, rows for columns; b0 is nothing that the model takes.
         file["fa_corr"] = np.stack([np.ones((scan.N, scan.N)), actual.T])
         file["b0"] = np.ones((2, scan.N, scan.N))
-    done(path, "--model", "VFA", "--reg", "none", "-o", tmp_path / "maps", "--no-png")
+    done(path, "--model", "VFA", "--reg", "none", "-o", tmp_path / "maps", "--no-png", "--pyqmri-output")
     assert scan.error(load(tmp_path / "maps" / "T1_ms.nii.gz")[:, :, 0], T1) < 1e-3
+    (layout,) = (tmp_path / "maps").glob("PyQMRI_out/VFA/data/*/output_data.h5")
+    with h5py.File(path) as given, h5py.File(layout) as written:
+        # Scans without noise: the model's signals are the images, of both slices, each with its own flip angles.
+        inside = scan.interior()
+        np.testing.assert_allclose(written["model_res_iter_000"][:, 0][:, inside], images[:, inside], rtol=2e-3)
+        np.testing.assert_allclose(written["model_res_iter_000"][:, 1][:, inside], written["images_ifft"][:, 1][:, inside], rtol=0.05)
+        energy = np.sum(given["real_dat"][()].astype(float) ** 2 + given["imag_dat"][()].astype(float) ** 2)
+        assert written.attrs["data_norm"] == pytest.approx(2 * np.sqrt(2000 / energy), rel=1e-5)
 
 
 def test_pyqmri_train_without_an_axis_of_contrasts(tmp_path: Path) -> None:
