@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -307,6 +308,25 @@ def test_pyqmri_files_are_read_and_left_alone(tmp_path: Path, views: int) -> Non
     assert t1.shape == (32, 32, 1)
     assert scan.error(t1[:, :, 0], T1) < (0.03 if views else 0.001)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+
+
+def test_pyqmri_command_line_without_a_display(tmp_path: Path) -> None:
+    """As PyQMRI is called; nothing of what it needs is loaded."""
+    attributes = {"TR": scan.TR, "flip_angle(s)": scan.FLIPS}
+    path = scan.write_pyqmri(tmp_path / "x.h5", scan.vfa_images(), attributes, 24)
+    lines = ("max_iters = 40", "start_iters = 20", "max_gn_it = 2", "lambd = 1", "gamma = 1e-5", "gamma_min = 1e-6", "beta = 15")
+    (tmp_path / "mine.ini").write_text("\n".join(["[TGV]", *lines]))
+    flags = ["--data", path, "--model", "VFA", "--reg_type", "TGV", "--trafo", "1", "--config", tmp_path / "mine", "--out", tmp_path]
+    code = (
+        "import sys\nfrom service.cli import main\ntry:\n    main()\nfinally:\n"
+        "    print('loaded', {'tkinter', 'pyopencl', 'ipyparallel', 'matplotlib', 'PyQt5'} & set(sys.modules))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    command = [sys.executable, "-c", code, "fit", *map(str, flags)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "loaded set()" in run.stdout
+    assert scan.error(load(tmp_path / "T1_ms.nii.gz")[:, :, 0], T1) < 0.03
 
 
 def test_pyqmri_flip_angle_maps_are_turned_as_pyqmri_turns_them(tmp_path: Path) -> None:
