@@ -131,6 +131,11 @@ def fit_source(source: Source, options: Options, mask: np.ndarray | None = None,
     maps = {name: Map(np.concatenate([part.maps[name].values for part in parts]), one.unit) for name, one in parts[0].maps.items()}
     if mask is None:
         mask = np.concatenate([part.visible for part in parts]) if options.masked else np.ones(images.shape[1:], bool)
+    if not mask.any():
+        raise SourceError(
+            f"no voxel has a signal of {options.model} above its noise, the mask is empty: check the sequence parameters and the order of "
+            "the contrasts, or see all voxels by --mask none"
+        )
     maps, notes = _determined(maps, mask)
     steps = [part.steps for part in parts if part.steps]
     rounds = max(len(part.unknowns) for part in parts)

@@ -468,6 +468,15 @@ def test_magnitudes_say_how_certain_they_are(tmp_path: Path) -> None:
     assert not list((tmp_path / "two").glob("*_sd*"))  # two echoes leave nothing to tell the noise by
 
 
+def test_a_model_that_fits_nowhere_is_told(tmp_path: Path) -> None:
+    noise = np.abs(np.random.default_rng(6).standard_normal((12, 12, 1, 6)))
+    arguments = (nifti(tmp_path, noise, np.eye(4)), "--model", "T2", "--te", "10,20,30,40,50,60", "--reg", "none", "--no-png")
+    done(*arguments, "--mask", "none", "-o", tmp_path / "all")
+    images = np.abs(scan.t2_images()).transpose(1, 2, 0)[:, :, None]
+    other = (nifti(tmp_path, images, np.eye(4)), "--model", "MOLLI", "--ti", "100,180,1000,3000", "--reg", "none", "--no-png")
+    assert "the mask is empty" in failed(*other, "-o", tmp_path / "none")
+
+
 def test_maps_and_masks_must_lie_where_the_data_do(tmp_path: Path) -> None:
     affine = np.array([[0, 3, 0, 7], [-2, 0, 0, 8], [0, 0, 4, 9], [0, 0, 0, 1.0]])
     path = nifti(tmp_path, np.abs(scan.t2_images()).transpose(1, 2, 0)[:, :, None], affine)
