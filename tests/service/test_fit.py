@@ -20,7 +20,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from gadgets.items import Acquisition
+from gadgets.layout import Flag
 from service.cli import app
+from service.files import read_measurement
 from tests.service import maps_scan as scan
 
 T1, T2 = scan.objects()[1:]
@@ -560,3 +562,28 @@ def test_simulated_spin_echoes_of_the_shared_data(shared: Path, tmp_path: Path) 
     # A plain fit with the true sensitivities has 2.5 %.
     assert np.median(np.abs(relative)) < 0.028
     assert abs(np.median(relative)) < 0.005
+
+
+def test_a_third_of_the_spokes_of_the_shared_gradient_echoes(shared: Path, tmp_path: Path) -> None:
+    """TGV has at most half the error of single voxels; far fewer iterations than by default."""
+    measurement = read_measurement(shared / "data" / "t2star_megre_radial.h5", "dataset")
+    kept: list[Acquisition] = []
+    counts = dict.fromkeys(range(7), 0)
+    for item in measurement.items():
+        assert isinstance(item, Acquisition)
+        if not item.is_flag_set(Flag.IS_NOISE_MEASUREMENT):
+            counts[int(item.header["idx"]["contrast"])] += 1
+            if counts[int(item.header["idx"]["contrast"])] > 18:
+                continue
+        kept.append(item)
+    path = scan.write(tmp_path / "third.h5", measurement.header_xml, kept)
+    with np.load(shared / "data" / "t2star_megre_radial_truth.npz") as truth:
+        inside, t2star = truth["mask_interior"].astype(bool), truth["T2star_ms"]
+    settings = ("--set", "max_gn_it=2", "--set", "start_iters=60", "--set", "replicas=0", "--no-png")
+    errors = []
+    for reg in ("none", "TGV"):
+        done(path, "--model", "R2Star", "--reg", reg, "-o", tmp_path / reg, *settings)
+        relative = load(tmp_path / reg / "T2star_ms.nii.gz")[inside][:, 0] / t2star[inside] - 1
+        errors.append(np.median(np.abs(relative)))
+        assert abs(np.median(relative)) < 0.01
+    assert errors[1] < 0.5 * errors[0]
