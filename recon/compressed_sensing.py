@@ -280,7 +280,9 @@ def _cartesian_bound(encoding: Encoding) -> float:
     space = namespace(encoding.maps)
     mask = getattr(encoding.fourier, "mask", None)
     gain = 1.0 if mask is None else float(np.abs(np.asarray(mask)).max()) ** 2
-    return gain * float(space.max(space.sum(space.abs(encoding.maps) ** 2, -1 - len(encoding.image_shape))))
+    # Of several sets of maps, that need not be orthogonal, too.
+    leading = tuple(range(encoding.maps.ndim - len(encoding.image_shape)))
+    return gain * float(space.max(space.sum(space.abs(encoding.maps) ** 2, leading)))
 
 
 def _prepare(kspace: Array, maps: Array, trajectory: Any, mask: Any, weights: Any) -> tuple[LinearOperator, Array]:

@@ -126,11 +126,12 @@ def scattered(
     Raises:
         ValueError: fewer than 2 replicas.
     """
-    size = np.abs(parameters)
+    # In double precision: where there is no signal, numbers are so large and small that their squares would not fit.
+    size = np.abs(parameters).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        deviation = np.sqrt(np.einsum("uu...->u...", bound))
-    tiny = np.finfo(size.dtype).tiny
-    unit = np.where(np.isfinite(deviation) & (deviation > 0), deviation, np.maximum(size, tiny))
+        deviation = np.sqrt(np.einsum("uu...->u...", bound)).astype(np.float64)
+    tiny = np.finfo(np.float64).tiny
+    unit = np.where(np.isfinite(deviation) & (deviation > 0), deviation, np.where(size > 0, size, 1))
     clear = np.ones(size.shape[1:], size.dtype)
     if amplitudes:
         shares = [size[n] ** 2 / (size[n] ** 2 + (_SIGNAL * unit[n]) ** 2 + tiny) for n in amplitudes]
@@ -140,7 +141,8 @@ def scattered(
     sizes = [np.sqrt(np.maximum(np.einsum("uu...->u...", one), tiny)) for one in (low, high)]
     correlation = sum(one / (root[:, None] * root[None]) for one, root in zip((low, high), sizes, strict=True)) / 2
     found = np.sqrt(sizes[0] * sizes[1]) * unit
-    result: np.ndarray = correlation * found[:, None] * found[None]
+    with np.errstate(over="ignore"):  # infinite is what it is then
+        result: np.ndarray = (correlation * found[:, None] * found[None]).astype(bound.dtype)
     unknown = np.einsum("uu...->u...", bound) == np.inf
     np.einsum("uu...->u...", result)[unknown] = np.inf  # what only the neighbours tell stays undetermined
     return result

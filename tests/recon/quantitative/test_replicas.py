@@ -172,6 +172,26 @@ def test_scatter_is_pooled_relative_to_the_bound() -> None:
         scattered(parameters, drawn(1)[:1], drawn(1)[:1], bound)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("silent", [0.0, 1e-30, 1e12, 1e20])
+def test_voxels_without_signal_do_not_spoil_their_neighbours(silent: float) -> None:
+    """An amplitude of nothing, or of whatever, with unknowns that nothing tells."""
+    random = np.random.default_rng(0)
+    found = np.ones((2, 9, 9), np.complex64)
+    draws = [found + 0.1 * random.standard_normal((3, *found.shape)).astype(np.complex64) for _ in range(2)]
+    bound = np.tile(np.float32(0.01) * np.eye(2, dtype=np.float32)[:, :, None, None], (1, 1, 9, 9))
+    expected = scattered(found, *draws, bound, [0])
+    for array in (found, *draws):
+        array[..., 4, 4] = silent
+    bound[:, :, 4, 4] = np.inf if silent > 1 else 0
+    result = scattered(found, *draws, bound, [0])
+    away = np.ones((9, 9), bool)
+    away[3:6, 3:6] = False
+    assert result.dtype == np.float32
+    assert np.isfinite(result[..., away]).all()
+    np.testing.assert_allclose(result[0, 0, away], expected[0, 0, away], rtol=0.5)
+
+
 def test_replicas_cost_a_third() -> None:
     assert iterations(3600, 3) == 200
     assert iterations(100, 3) == 40
