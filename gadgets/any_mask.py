@@ -28,7 +28,7 @@ _REMEDY = (
 
 @dataclass(eq=False)
 class Calibration:
-    """Of one slice. block: fully sampled k-space ``[CHA, E2, E1, E0]``, its centre at n // 2; maps: ``[CHA, E2, E1, E0]``;
+    """Of one slice. block: fully sampled k-space ``[CHA, E2, E1, E0]``, its centre at n // 2; maps: ``[set, CHA, E2, E1, E0]``;
     kernel: what else is learnt from the block, see `AnyMaskRecon._kernel`."""
 
     block: np.ndarray
@@ -52,6 +52,9 @@ class AnyMaskRecon(CoilMapGadget):
     espirit_kernel_size: int | None = parameter(None, ge=2, unit="samples", help="edge of ESPIRiT's patches; none: 6, in volumes 4")
     espirit_threshold: float = parameter(0.02, gt=0, lt=1, help="singular values below this fraction of the largest are noise")
     espirit_crop: float = parameter(0.8, ge=0, le=1, help="the image is 0 where ESPIRiT's eigenvalue lies below: no object; 0: nowhere")
+
+    map_sets: int = 1
+    """Sets of ESPIRiT's maps, more than one for objects that fold over themselves."""
 
     def __call__(self, items: Stream) -> Iterator[Item]:
         items.header.require_cartesian()
@@ -89,13 +92,13 @@ class AnyMaskRecon(CoilMapGadget):
         block = _centre(source, self.calibration_size)
         needed = [min(n, self._smallest_block()) for n in shape[1:]]
         if any(n < least for n, least in zip(block.shape[1:], needed, strict=True)):
-            if known is None or known.maps.shape != shape:
+            if known is None or known.maps.shape[1:] != shape:
                 raise ValueError(
                     f"the centre of k-space is fully sampled over {block.shape[1:]} samples (E2, E1, E0) only, {tuple(needed)} are needed "
                     f"for calibration; {_REMEDY}"
                 )
             return known
-        if known is not None and known.maps.shape == shape and np.array_equal(known.block, block):
+        if known is not None and known.maps.shape[1:] == shape and np.array_equal(known.block, block):
             return known
         return Calibration(block, self._sensitivities(block, shape), self._kernel(block))
 
@@ -105,21 +108,28 @@ class AnyMaskRecon(CoilMapGadget):
     def _sensitivities(self, block: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         maps: np.ndarray
         if len(block) == 1:  # nothing to compare it with
-            maps = np.ones(shape, np.complex64)
+            maps = np.ones((1, *shape), np.complex64)
         elif self.coil_maps == "espirit":
             flat = shape[1] == 1
             source, image = (block[:, 0], shape[2:]) if flat else (block, shape[1:])
             edge = self.espirit_kernel_size or (6 if flat else 4)
             kernel = [min(edge, n) for n in source.shape[1:]]
             found = espirit(
-                source, image, source.shape[1:], kernel, threshold=self.espirit_threshold, crop=self.espirit_crop, rank=len(image)
+                source,
+                image,
+                source.shape[1:],
+                kernel,
+                sets=min(self.map_sets, len(block)),
+                threshold=self.espirit_threshold,
+                crop=self.espirit_crop,
+                rank=len(image),
             )
-            maps = found.reshape(shape)
+            maps = found.reshape(-1, *shape)
         else:
             windows = [
                 reference_window(n, 0, n - 1) if 1 < n < whole else None for n, whole in zip(block.shape[1:], shape[1:], strict=True)
             ]
-            maps = self.maps(zero_filled(apply_windows(block, windows), shape[1:])[None, None, None])[0, 0, 0]
+            maps = self.maps(zero_filled(apply_windows(block, windows), shape[1:])[None, None, None])[0, 0]
         return maps
 
 

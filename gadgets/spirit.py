@@ -55,5 +55,5 @@ class CartesianSpirit(AnyMaskRecon):
             images = ifftc(fill(kspace[:, 0], calibration.kernel, lines[0], self.iterations, self.tolerance), (-2, -1))[:, None]
         else:
             images = ifftc(fill(kspace, calibration.kernel, lines, self.iterations, self.tolerance), (-3, -2, -1))
-        combined: np.ndarray = (calibration.maps.conj() * images).sum(axis=0)
+        combined: np.ndarray = (calibration.maps[0].conj() * images).sum(axis=0)
         return combined

@@ -47,6 +47,7 @@ def encode(
     mask: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     toeplitz: bool = False,
+    sets: bool = False,
 ) -> LinearOperator:
     """The encoding operator of one image, or of a series where trajectory or mask have a leading axis of frames.
 
@@ -56,19 +57,22 @@ def encode(
         mask: `[*image]` or `[frame, *image]` for Cartesian data.
         weights: density weights `[sample]` or `[frame, sample]`.
         toeplitz: see `Encoding`.
+        sets: several sets of maps `[set, coil, *image]` for images `[set, *image]`: soft-SENSE.
 
     Raises:
         ValueError: see `Encoding`.
     """
-    rank = len(maps.shape) - 1
+    rank = len(maps.shape) - (2 if sets else 1)
     frames = [len(part) for part, n in ((trajectory, 3), (mask, rank + 1)) if part is not None and np.ndim(part) == n]
     if not frames:
-        return Encoding(maps, trajectory, mask, weights, toeplitz)
+        return Encoding(maps, trajectory, mask, weights, toeplitz, sets=sets)
 
     def of(part: Any, n: int, rank: int) -> Any:
         return part[n] if np.ndim(part) > rank else part
 
-    return Frames([Encoding(maps, of(trajectory, n, 2), of(mask, n, rank), of(weights, n, 1), toeplitz) for n in range(frames[0])])
+    return Frames(
+        [Encoding(maps, of(trajectory, n, 2), of(mask, n, rank), of(weights, n, 1), toeplitz, sets=sets) for n in range(frames[0])]
+    )
 
 
 def compressed_sensing(
@@ -142,6 +146,7 @@ def l1_wavelet(
     iterations: int = 50,
     seed: int | None = 0,
     tolerance: float = 0.0,
+    sets: bool = False,
 ) -> Array:
     """Minimise |E x - y|^2 / 2 + lambda |W x|_1, W an orthogonal wavelet transform with random shifts.
 
@@ -155,9 +160,11 @@ def l1_wavelet(
         wavelet, seed: see `L1Wavelet`.
         level: None for at most 4, so many that the shortest axis keeps four coefficients.
         iterations, tolerance: see `compressed_sensing`.
+        sets: see `encode`; the object may be larger than the field of view then, and what folds onto it gets an image of its own
+            (Uecker et al., Magn. Reson. Med. 71 (2014)).
     """
-    encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights)
-    image_shape = tuple(int(n) for n in maps.shape[1:])
+    encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights, sets)
+    image_shape = tuple(int(n) for n in maps.shape[2 if sets else 1 :])
     if level is None:
         level = max(1, min(4, (min(image_shape) // 4).bit_length() - 1))
     larger = tuple(-(-n // 2**level) * 2**level for n in image_shape)
@@ -187,12 +194,13 @@ def total_variation(
     isotropic: bool = True,
     iterations: int = 30,
     tolerance: float = 0.0,
+    sets: bool = False,
 ) -> Array:
     """Minimise |E x - y|^2 / 2 + lambda TV(x), by ADMM. Block, Uecker, Frahm, Magn. Reson. Med. 57 (2007).
 
     Args: see `l1_wavelet`; `axes` and `isotropic`: see `TotalVariation`.
     """
-    encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights)
+    encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights, sets)
     functional = TotalVariation(_fraction(weight, rhs), axes, isotropic)
     return compressed_sensing(encoding, kspace, functional, iterations, tolerance=tolerance)
 
@@ -207,13 +215,14 @@ def total_generalised_variation(
     weight: float = 0.002,
     iterations: int = 100,
     tolerance: float = 0.0,
+    sets: bool = False,
 ) -> Array:
     """Minimise |E x - y|^2 / 2 + lambda TGV(x), by the primal-dual method. Knoll et al., Magn. Reson. Med. 65 (2011).
 
     Args: see `l1_wavelet`; of one image.
     """
-    encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights)
-    functional = TGV(_fraction(weight, rhs), rank=len(maps.shape) - 1)
+    encoding, rhs = _prepare(kspace, maps, trajectory, mask, weights, sets)
+    functional = TGV(_fraction(weight, rhs), rank=len(maps.shape) - (2 if sets else 1))
     return compressed_sensing(encoding, kspace, functional, iterations, tolerance=tolerance)
 
 
@@ -285,15 +294,15 @@ def _cartesian_bound(encoding: Encoding) -> float:
     return gain * float(space.max(space.sum(space.abs(encoding.maps) ** 2, leading)))
 
 
-def _prepare(kspace: Array, maps: Array, trajectory: Any, mask: Any, weights: Any) -> tuple[LinearOperator, Array]:
+def _prepare(kspace: Array, maps: Array, trajectory: Any, mask: Any, weights: Any, sets: bool = False) -> tuple[LinearOperator, Array]:
     """The encoding and E^H y."""
     if trajectory is None and mask is None:
         if is_tensor(kspace):
             raise ValueError("compressed sensing of Cartesian tensors needs the mask: give mask=[*image] or [frame, *image]")
-        mask = device.get((kspace != 0).any(-len(maps.shape)))
+        mask = device.get((kspace != 0).any(-len(maps.shape[1 if sets else 0 :])))
     if mask is not None and not np.any(mask):
         raise ValueError("the mask is empty: no sample was measured")
-    encoding = encode(maps, trajectory, mask, weights)
+    encoding = encode(maps, trajectory, mask, weights, sets=sets)
     return encoding, encoding.adjoint(_weigh(encoding, kspace))
 
 

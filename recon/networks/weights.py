@@ -245,8 +245,8 @@ def _saved_model(path: Path) -> Any:
     if signature is None:
         raise WeightsError(f"{path} has no signature serving_default; export the model with one")
     specs = signature.structured_input_signature[1]
-    _check_ends(path, list(specs), "inputs", 1)
-    _check_ends(path, list(signature.structured_outputs), "outputs", 1)  # their order is that of the alphabet: none is the first
+    _check_ends(path, sorted(specs), "inputs", 1)
+    _check_ends(path, sorted(signature.structured_outputs), "outputs", 1)
     ((name, spec),) = specs.items()
     if not spec.dtype.is_floating:
         raise WeightsError(f"{path} takes {spec.dtype.name}: export it for real numbers")
