@@ -131,7 +131,7 @@ class VarNetRecon(AnyMaskRecon):
         return max(super()._smallest_block(), SMALLEST_CENTRE)
 
     def _image(self, kspace: np.ndarray, sampled: np.ndarray, calibration: Calibration) -> np.ndarray:
-        maps, mask = calibration.maps[:, 0], sampled[0]
+        maps, mask = calibration.maps[0, :, 0], sampled[0]
         image: np.ndarray = np.zeros(mask.shape, np.complex64)
         if mask.any():
             image = least_squares(kspace[:, 0], maps, mask=mask, iterations=self.fallback_iterations, regularisation=0.01)
@@ -201,7 +201,7 @@ class _Series:
         self._calibration = self.gadget._calibrate(source, volume, self._calibration)
         sampled = np.any(kspace, axis=1)
         if not clip.again:
-            self._result = self._network(kspace, sampled, self._calibration.maps[:, 0])
+            self._result = self._network(kspace, sampled, self._calibration.maps[0, :, 0])
         images, failure = self._result
         for n in range(clip.first, clip.last):
             image, why = images[n], failure
