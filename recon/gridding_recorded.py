@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from recon.cache import Cache, array_key
+from recon.cuda_graph import record
 from recon.gpu_plans import spreading_method
 from recon.operators.gpu_convolution import as_memory_error
 
@@ -72,7 +73,7 @@ class RecordedGridding:
             self._images = cupy.zeros((coils, *shape), np.complex64)
             self._result = cupy.zeros(shape, np.float32)
             self._given = (self._images, np.int32(coils), np.int32(pixels), np.float32(1 / math.sqrt(pixels)), self._result)
-            cupy.cuda.Stream.null.synchronize()  # what used this memory before is done
+            cupy.cuda.Stream.null.synchronize()  # the points are there
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._plan = cufinufft.Plan(
                 1,
@@ -88,11 +89,7 @@ class RecordedGridding:
             self._plan.stream = self._stream  # which it needs to free its memory, whatever goes first
             with self._stream:
                 self._plan.setpts(*self._points)
-                self._run()  # loads the kernels, which cannot be done while recording
-                self._stream.synchronize()
-                self._stream.begin_capture()
-                self._run()
-                self._graph = self._stream.end_capture()
+            self._graph = record(self._run, self._stream)
 
     def __call__(self, kspace: Any, weights: Any) -> Any:
         """The image of CuPy `[coil, sample]` times `[sample]`: CuPy `[*image_shape]`, in the order of the null stream."""

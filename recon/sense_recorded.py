@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from recon.cache import Cache
+from recon.cuda_graph import record
 from recon.operators.gpu_convolution import GpuConvolution, as_memory_error
 from recon.solvers.gpu_conjugate_gradient import GpuConjugateGradient
 
@@ -44,14 +45,7 @@ class RecordedSense:
         self.convolution = GpuConvolution(self.maps, self.kernel, self.damping)
         self.solver = GpuConjugateGradient(self.rhs, iterations, tolerance)
         self._turn = threading.Lock()
-        cupy.cuda.Stream.null.synchronize()  # what used this memory before is done
-        stream = cupy.cuda.Stream(non_blocking=True)
-        with stream:
-            self._solve()  # loads the kernels, which cannot be done while recording
-            stream.synchronize()
-            stream.begin_capture()
-            self._solve()
-            self.graph = stream.end_capture()
+        self.graph = record(self._solve)
 
     def __call__(self, grid: Callable[[Any], None], maps: Any, kernel: Any, damping: float) -> Any:
         """Solve it for the coil images z that `grid` writes into the CuPy array it is given, on the null stream.

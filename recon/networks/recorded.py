@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from recon.cuda_graph import record
 from recon.networks.cudnn import Convolution
 from recon.networks.fast_dvd_net import FRAMES
 from recon.networks.normalization import BRIGHT
@@ -171,14 +172,7 @@ class RecordedFastDVDnet:
         self._add("pack", images * pixels, self._window, scale, images, pixels, first)
         self._add("merge", pixels, self._unet(network.first, first), pixels, second)
         self._add("unpack", pixels, self._unet(network.second, second), scale, pixels, self._result)
-        cupy.cuda.Stream.null.synchronize()  # what used this memory before is done
-        stream = cupy.cuda.Stream(non_blocking=True)
-        with stream:
-            self._run()  # loads the kernels, which cannot be done while recording
-            stream.synchronize()
-            stream.begin_capture()
-            self._run()
-            self._graph = stream.end_capture()
+        self._graph = record(self._run)
         _kernel("gather")
 
     def _run(self) -> None:
