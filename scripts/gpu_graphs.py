@@ -100,7 +100,7 @@ def griddings() -> dict[str, Any]:
                 worst = max(worst, difference((1 + number % 3) * expected[number % 12], image.get()))
             kept = []
 
-    count = len(gridding_recorded._graphs)
+    count = sum(one is not None for one in gridding_recorded._graphs._values.values())
     for n in range(gridding_recorded.RECORDED + 6):  # the first ones go
         other = trajectories[0] * np.float32(1 - n / 1000)
         worst = max(worst, difference(*(gridded_magnitude(data, other, there, shape).get() for _ in range(2))))
