@@ -22,7 +22,7 @@ from recon.operators.gpu_convolution import as_memory_error
 logger = logging.getLogger(__name__)
 
 RECORDED = 24
-"""Graphs kept, of 25 MB each for ten coils of 240 x 240: more than the rotations of real-time spirals."""
+"""Graphs kept, with a plan each: more than the rotations of real-time spirals."""
 LARGEST = 2**26
 """Bytes of coil images up to which it is worthwhile: what takes the GPU long need not be launched quickly."""
 _THREADS = 256

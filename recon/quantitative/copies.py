@@ -7,6 +7,7 @@ the GPU fetches parts of them by itself, on streams of their own.
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,39 +22,12 @@ TO_DEVICE, TO_HOST = 1, 2
 """CUDA's `cudaMemcpyHostToDevice` and `cudaMemcpyDeviceToHost`."""
 
 
-class Staging:
-    """Host memory through which parts of arrays become tensors, each copied once on the host.
-
-    `tf.constant` copies once more, into fresh memory, which takes longer to get than to fill: 1.5 GB/s instead of 4.3.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[int, np.ndarray] = {}
-
-    def tensor(self, place: int, part: np.ndarray) -> Any:
-        """A tensor on the device whose scope this is.
-
-        Args:
-            place: counts the arrays of a block. Memory of the same place is used again once TensorFlow has copied it to a GPU.
-            part: strided as it likes.
-        """
-        import tensorflow as tf
-
-        tensor = tf.identity(tf.experimental.dlpack.from_dlpack(self.copied(place, part).__dlpack__()))
-        # TensorFlow copies to a GPU before it goes on. On the CPU, and integers everywhere, the tensor is that memory.
-        if "CPU" in tensor.backing_device:
-            del self._kept[place]
-        return tensor
-
-    def copied(self, place: int, part: np.ndarray) -> np.ndarray:
-        """A contiguous copy, aligned."""
-        memory = self._kept.get(place)
-        if memory is None or memory.size < part.nbytes:
-            memory = np.empty(part.nbytes + _ALIGNMENT, np.uint8)
-            self._kept[place] = memory = memory[-memory.ctypes.data % _ALIGNMENT :][: part.nbytes]
-        copy: np.ndarray = memory[: part.nbytes].view(part.dtype).reshape(part.shape)
-        np.copyto(copy, part)
-        return copy
+def aligned(part: np.ndarray) -> np.ndarray:
+    """A contiguous copy, aligned as TensorFlow wants memory that it takes as it is."""
+    memory = np.empty(part.nbytes + _ALIGNMENT, np.uint8)
+    copy: np.ndarray = memory[-memory.ctypes.data % _ALIGNMENT :][: part.nbytes].view(part.dtype).reshape(part.shape)
+    np.copyto(copy, part)
+    return copy
 
 
 class TensorFlowCopies:
@@ -63,14 +37,15 @@ class TensorFlowCopies:
     """
 
     def __init__(self, device: str) -> None:
-        self.device, self._staging = device, Staging()
+        self.device = device
 
     def to_device(self, parts: Sequence[np.ndarray]) -> list[Any]:
         """Tensors on the device with the contents of these arrays, which may be written to afterwards."""
         import tensorflow as tf
 
         with tf.device(self.device):
-            return [self._staging.tensor(place, part) for place, part in enumerate(parts)]
+            # `tf.constant` would copy once more: 1.5 GB/s instead of 4.3.
+            return [tf.identity(tf.experimental.dlpack.from_dlpack(aligned(part).__dlpack__())) for part in parts]
 
     def lend(self, tensors: Sequence[Any]) -> list[Any]:
         """What `from_device` takes, of tensors that are computed."""
@@ -214,6 +189,8 @@ def _root(part: np.ndarray) -> np.ndarray | None:
 
 
 _known: dict[int, tuple[weakref.ref[np.ndarray], bool]] = {}
+_turn = threading.RLock()
+"""Lanes of several devices meet the same array at the same time; an array may go while another one is locked."""
 
 
 def _locked(array: np.ndarray | None) -> bool:
@@ -223,22 +200,24 @@ def _locked(array: np.ndarray | None) -> bool:
     import cupy
 
     number = id(array)
-    kept = _known.get(number)
-    if kept is None or kept[0]() is not array:
-        locked = _lock(array.ctypes.data, array.nbytes)
-        kept = weakref.ref(array, functools.partial(_gone, number, array.ctypes.data, cupy.cuda.runtime.hostUnregister)), locked
-        _known[number] = kept
+    with _turn:
+        kept = _known.get(number)
+        if kept is None or kept[0]() is not array:
+            locked = _lock(array.ctypes.data, array.nbytes)
+            kept = weakref.ref(array, functools.partial(_gone, number, array.ctypes.data, cupy.cuda.runtime.hostUnregister)), locked
+            _known[number] = kept
     return kept[1]
 
 
 def _gone(number: int, at: int, unlock: Callable[[int], None], gone: Any) -> None:
     """An array goes; its memory does just after this."""
-    kept = _known.get(number)
-    if kept is None or kept[0] is not gone:
-        return
-    del _known[number]
-    if kept[1]:
-        unlock(at)
+    with _turn:
+        kept = _known.get(number)
+        if kept is None or kept[0] is not gone:
+            return
+        del _known[number]
+        if kept[1]:
+            unlock(at)
 
 
 def _lock(at: int, size: int) -> bool:

@@ -20,7 +20,7 @@ from recon.phantoms import birdcage_coils
 from recon.quantitative import data_term, replicas, slices
 from recon.quantitative.block_passes import passes
 from recon.quantitative.blocks import Halves
-from recon.quantitative.copies import Staging
+from recon.quantitative.copies import TensorFlowCopies, aligned
 from recon.quantitative.data_term import DataTerm
 from recon.quantitative.irgn import RegularisedFit, Step, fit
 from recon.quantitative.lanes import Blocks, Lanes, Span
@@ -261,26 +261,23 @@ def test_a_device_holds_as_many_blocks_of_a_long_volume_as_of_a_short_one(ahead:
             assert lanes.times.bytes_up == count * block.nbytes
 
 
-def test_copies_are_contiguous_and_aligned_in_memory_used_again() -> None:
-    staging, volume = Staging(), np.arange(48.0).reshape(2, 6, 4)
-    first = staging.copied(0, volume[:, 1:5])
-    assert first.flags.c_contiguous
-    assert first.ctypes.data % 64 == 0
-    np.testing.assert_array_equal(first, volume[:, 1:5])
-    kept, other = first.copy(), staging.copied(1, volume[:, :4])
-    np.testing.assert_array_equal(first, kept)
-    again = staging.copied(0, volume[:, 3:5])
-    assert np.shares_memory(first, again)
-    np.testing.assert_array_equal(again, volume[:, 3:5])
-    np.testing.assert_array_equal(other, volume[:, :4])
+def test_copies_are_contiguous_and_aligned() -> None:
+    volume = np.arange(48.0).reshape(2, 6, 4)
     larger = np.broadcast_to(volume[:1].astype(np.complex64), (3, 6, 4))
-    np.testing.assert_array_equal(staging.copied(0, larger), larger)
+    for part in (volume[:, 1:5], volume[:, 3:5], volume, larger):
+        copy = aligned(part)
+        assert copy.flags.c_contiguous
+        assert copy.ctypes.data % 64 == 0
+        assert not np.shares_memory(copy, part)
+        np.testing.assert_array_equal(copy, part)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex128", "int32", "bool"])
 def test_tensors_on_the_host_keep_their_memory(dtype: str) -> None:
-    staging, volume = Staging(), (np.arange(48) % 5).astype(dtype).reshape(2, 6, 4)
-    tensors = [staging.tensor(0, volume[:, n : n + 2]) for n in range(5)]
+    copies, volume = TensorFlowCopies("CPU:0"), (np.arange(48) % 5).astype(dtype).reshape(2, 6, 4)
+    given = volume.copy()
+    tensors = [tensor for n in range(5) for tensor in copies.to_device([given[:, n : n + 2]])]
+    given[...] = 0
     for n, tensor in enumerate(tensors):
         assert tensor.dtype == dtype
         np.testing.assert_array_equal(tensor, volume[:, n : n + 2])

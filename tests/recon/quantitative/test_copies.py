@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import sys
+import threading
 import types
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -152,6 +155,26 @@ def test_other_arrays_go_through_a_buffer(why: str, cuda: Cuda, tmp_path: Any) -
         target = np.zeros((2, *whole.shape), np.float64 if why == "small" else np.float32)[::-1, ..., ::-1][1]
         there.from_device(there.lend([tensor]), [target])
         assert np.array_equal(target, whole)
+    assert not cuda.locked
+
+
+def test_two_devices_lock_an_array_once(cuda: Cuda) -> None:
+    """The second waits for the first, which is still at it, and uses its lock."""
+    register, both = cuda.hostRegister, threading.Barrier(2)
+
+    def slowly(at: int, size: int, flags: int) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # a second one in here at the same time would end this at once
+        register(at, size, flags)
+
+    cuda.hostRegister = slowly  # type: ignore[method-assign]
+    whole = volume(4, 512, 256)
+    with ThreadPoolExecutor(2) as threads:
+        tensors = list(threads.map(lambda part: GpuCopies("GPU:0").to_device([part])[0].numpy(), [whole[:2], whole[2:]]))
+    assert np.array_equal(np.concatenate(tensors), whole)
+    assert list(cuda.locked.values()) == [whole.nbytes]
+    del whole
+    gc.collect()
     assert not cuda.locked
 
 
